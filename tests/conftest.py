@@ -1,0 +1,67 @@
+"""What every test may lean on: a Ray of this test run's own, a fixed number of threads, real photographs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+PHOTOGRAPHS = (
+    "astronaut.png",
+    "camera.png",
+    "chelsea.png",
+    "coffee.png",
+    "hubble_deep_field.jpg",
+    "motorcycle_left.png",
+    "motorcycle_right.png",
+    "rocket.jpg",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Settle Ray's environment before a test module imports Ray; subprocesses inherit it."""
+    folder = tempfile.mkdtemp(prefix="ray-")  # short: Ray's sockets lie in it, and their paths are limited to 107 bytes
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    os.environ.pop("RAY_ADDRESS", None)
+    os.environ.update(
+        RAY_TMPDIR=folder,
+        RAY_AUTH_MODE="disabled",
+        RAY_BACKEND_LOG_LEVEL="error",
+        RAY_USAGE_STATS_ENABLED="0",
+    )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def two_threads() -> None:
+    """Fix torch's threads: results to the last bit depend on their number."""
+    import torch
+
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def photographs() -> dict[str, Path]:
+    """Real photographs by name without suffix ("chelsea"): colour PNG and JPEG, and the grey "camera"."""
+    folder = Path(str(files("skimage"))) / "data"
+    return {Path(name).stem: folder / name for name in PHOTOGRAPHS}
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One local Ray of two CPUs for the whole test run."""
+    import ray
+
+    ray.init(
+        num_cpus=2,
+        object_store_memory=256 * 2**20,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"working_dir": str(tmp_path_factory.mktemp("working_dir"))},
+    )
+    yield
+    ray.shutdown()
