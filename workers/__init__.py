@@ -1,0 +1,1 @@
+"""The worker's side: decoding, networks, the three algorithms, encoding."""

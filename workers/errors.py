@@ -1,0 +1,17 @@
+"""Failures that are part of the work: each has a code for tables and a sentence for people."""
+
+
+class PixgradError(Exception):
+    """An expected error: one sentence that says what is wrong, where, and what to do."""
+
+
+class ImageError(PixgradError):
+    """One image (or output) can't be processed; its row says `error_code` and `error`, its neighbours go on."""
+
+    def __init__(self, code: str, sentence: str):
+        super().__init__(sentence)
+        self.code = code
+
+
+class ModelError(PixgradError):
+    """The network or its weights can't be used as asked: unknown layer, wrong hash, missing file, no classifier."""

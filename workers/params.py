@@ -1,0 +1,173 @@
+"""Parameters of the model, the images and the three algorithms: declared once, composed by the job file. No torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+class Params(BaseModel):
+    """A section of the job file: unknown keys are errors, numbers are finite, values don't change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
+
+
+class Layer(Params):
+    """A layer of the network, with its weight in the objective and, optionally, only some of its channels."""
+
+    name: str
+    weight: float = 1.0
+    channels: list[Annotated[int, Field(ge=0)]] | None = Field(default=None, min_length=1)
+
+
+def _layer_from_name(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+LayerRef = Annotated[Layer, BeforeValidator(_layer_from_name, json_schema_input_type=str | Layer)]
+Layers = Annotated[list[LayerRef], Field(min_length=1)]
+
+
+class Normalization(Params):
+    """Per-channel mean and standard deviation of RGB values in [0, 1]."""
+
+    mean: tuple[float, float, float]
+    std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+
+
+class ModelParams(Params):
+    """Which network, with which weights, preprocessing and class names."""
+
+    name: str = "vgg19"
+    weights: str = "DEFAULT"
+    preprocess: Normalization | None = Field(default=None, description="null: what the weights were trained with")
+    classes: str | None = Field(
+        default=None, description="null: the weights' own names; else a text file, one name a line"
+    )
+
+
+class ImageParams(Params):
+    """The frame in which an image is processed. Lengths in pixels."""
+
+    short_side: int | None = Field(default=None, ge=16, description="the shorter side after resizing")
+    frame: tuple[Annotated[int, Field(ge=16)], Annotated[int, Field(ge=16)]] | None = Field(
+        None, description="[height, width], cut from the centre; without short_side the image is resized to cover it"
+    )
+    snap: int = Field(default=32, ge=1, description="both sides are cropped to a multiple of this (not with frame)")
+    enlarge: bool = Field(default=False, description="enlarge images that are smaller than asked")
+    max_pixels: int = Field(default=200_000_000, ge=1, description="larger images are refused by their header")
+    max_bytes: int = Field(default=512 * 2**20, ge=1, description="larger files are refused unread")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_size(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("short_side") is None and values.get("frame") is None:
+            return {**values, "short_side": 256}
+        return values
+
+
+ClassIndex = Annotated[int, Field(ge=0)]
+ClassList = Annotated[list[ClassIndex | str], Field(min_length=1)]
+
+
+class Stage(Params):
+    """One dream: what to amplify, and how."""
+
+    layers: Layers | None = Field(default=None, description="null: the network family's default, unless class is given")
+    guide: str | None = Field(default=None, description="an image whose features are amplified")
+    class_: ClassIndex | str | None = Field(
+        None, alias="class", description="a class whose logit is amplified: name or index"
+    )
+    octaves: int = Field(default=4, ge=1)
+    octave_scale: float = Field(default=1.4, gt=1)
+    iterations: int = Field(default=10, ge=1, description="gradient steps an octave")
+    step: float = Field(default=1.5, gt=0, description="mean change a step, in grey levels of 255")
+    jitter: int = Field(default=32, ge=0, description="largest random shift, in pixels")
+
+    @model_validator(mode="after")
+    def _one_objective(self) -> Stage:
+        if self.class_ is not None and (self.guide is not None or self.layers is not None):
+            raise ValueError("give either class, or layers (with or without guide), not both")
+        return self
+
+
+class DeepDreamParams(Params):
+    """DeepDream: stages run one after the other, each on the result of the last."""
+
+    init: Literal["image", "grey", "noise"] = "image"
+    stages: list[Stage] = Field(default_factory=lambda: [Stage.model_validate({})], min_length=1)
+
+
+class StyleParams(Params):
+    """Neural style transfer."""
+
+    styles: list[str] = Field(min_length=1, description="files, globs, folders or URIs")
+    assign: str = Field(default="all", description="all (the grid) | random (by image identity) | cycle | a column")
+    content_layers: Layers | None = Field(default=None, description="null: the network family's default")
+    style_layers: Layers | None = Field(default=None, description="null: the network family's default")
+    content_weight: float = Field(default=1.0, ge=0)
+    style_weight: float = Field(default=1000.0, ge=0)
+    tv_weight: float = Field(default=0.0, ge=0)
+    init: Literal["content", "noise", "grey"] = "content"
+    optimizer: Literal["lbfgs", "adam"] = "lbfgs"
+    iterations: int = Field(default=300, ge=1)
+    history: int = Field(default=10, ge=1, description="L-BFGS pairs kept for each image")
+    learning_rate: float = Field(default=0.02, gt=0, description="Adam only, in units of the pixel range")
+
+
+class TopK(Params):
+    """The k most probable classes, each an output of its own."""
+
+    top: int = Field(ge=1)
+
+
+class Trapezoid(Params):
+    """n intervals, n + 1 nodes, half weights at the ends."""
+
+    trapezoid: int = Field(ge=1)
+
+
+class Left(Params):
+    """Left Riemann sum with n nodes."""
+
+    left: int = Field(ge=1)
+
+
+class Right(Params):
+    """Right Riemann sum with n nodes."""
+
+    right: int = Field(ge=1)
+
+
+class Middle(Params):
+    """Midpoint rule with n nodes."""
+
+    middle: int = Field(ge=1)
+
+
+class GaussLegendre(Params):
+    """Gauss-Legendre quadrature with n nodes."""
+
+    gauss_legendre: int = Field(ge=1)
+
+
+FixedRule = Trapezoid | Left | Right | Middle | GaussLegendre
+
+
+class Tolerance(Params):
+    """When the adaptive rule stops: both must hold."""
+
+    completeness: float = Field(default=0.05, gt=0, description="|delta| relative to |F(x) - F(x')|")
+    map: float = Field(default=0.05, gt=0, description="estimated relative L1 error of the map")
+
+
+class AttributionParams(Params):
+    """Integrated gradients."""
+
+    target: Literal["predicted", "label"] | ClassIndex | str | ClassList | TopK = "predicted"
+    objective: Literal["logit", "softmax"] = "logit"
+    baseline: Literal["black", "white", "mean", "blur"] = "black"
+    rule: Literal["adaptive"] | FixedRule = "adaptive"
+    tolerance: Tolerance = Tolerance.model_validate({})
+    max_evaluations: int = Field(default=1025, ge=3, description="gradient evaluations an output, adaptive rule only")
