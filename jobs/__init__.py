@@ -1,0 +1,1 @@
+"""What a person submits: the command line and the job file."""

@@ -1,0 +1,238 @@
+"""The command line. Each command imports what it needs: help, plan, status and verify start without torch or Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from workers.errors import PixgradError
+
+app = typer.Typer(
+    name="pixgrad",
+    help="DeepDream, neural style and integrated gradients over whole image collections.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+weights_app = typer.Typer(help="The networks' weights: what there is, and fetching them ahead of a run.")
+app.add_typer(weights_app, name="weights", no_args_is_help=True)
+
+JobArgument = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a key of the job file; repeatable."),
+]
+CodeOption = Annotated[bool, typer.Option("--allow-code", help="Let the job import a model of your own.")]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The run's folder or prefix.")]
+
+out = Console(soft_wrap=True, highlight=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def main() -> None:
+    """Run a command; expected errors are a sentence on stderr and an exit code of the design."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(_complain("Interrupted.", 130))
+    except PixgradError as error:
+        sys.exit(_complain(str(error), exit_code_of(error)))
+    except Exception as error:
+        if os.environ.get("PIXGRAD_TRACEBACK"):
+            raise
+        sentence = (
+            f"Internal error, {type(error).__name__}: {error}\nPIXGRAD_TRACEBACK=1 shows where; please report it."
+        )
+        sys.exit(_complain(sentence, 1))
+
+
+def exit_code_of(error: PixgradError) -> int:
+    """What an expected error exits with; 2, a wrong job or usage, unless its kind says otherwise."""
+    from pipeline.epoch import RunBusyError
+    from pipeline.provenance import OtherJobError
+    from workers.storage import MissingError, StorageError
+
+    if isinstance(error, OtherJobError | RunBusyError):
+        return 5
+    if isinstance(error, StorageError) and not isinstance(error, MissingError):
+        return 4
+    return getattr(error, "exit_code", 2)
+
+
+@app.command()
+def run(job: JobArgument, set_: SetOption = None, allow_code: CodeOption = False) -> None:
+    """Run a job, or go on with it: the same command resumes. Ray is embedded, or the cluster at RAY_ADDRESS."""
+    from jobs.spec import dump_job, load_job
+    from pipeline.prepare import prepare
+    from pipeline.run import run as run_job
+    from workers.errors import PixgradError
+
+    config = load_job(job, set_ or [])
+    prepared = prepare(config, allow_code=allow_code)
+    again = shlex.join(["pixgrad", *sys.argv[1:]])
+    try:
+        outcome = run_job(prepared, job_yaml=dump_job(prepared.config), console=err)
+    except PixgradError as error:
+        if exit_code_of(error) in (4, 130):
+            err.print(f"To go on: {again}", markup=False)
+        raise
+    counts, place = outcome.counts, prepared.store.url
+    out.print(f"{counts.ok} of {counts.outputs} outputs made, {counts.failed} failed.", markup=False)
+    for code, count in counts.failures.items():
+        out.print(f"  {count} {code}", markup=False)
+    out.print(f"Run:     {place}\nRows:    {place}/manifest.parquet", markup=False)
+    out.print(
+        f"Picture: {shlex.join(['pixgrad', 'export', place, 'DEST'])}".replace("Picture:", "Files:  "), markup=False
+    )
+    if outcome.exit_code == 3:
+        err.print(
+            f"More outputs failed than max_failed ({prepared.config.max_failed:g}) allows; the rows say why.",
+            markup=False,
+        )
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+def plan(job: JobArgument, set_: SetOption = None, allow_code: CodeOption = False) -> None:
+    """Show what a job would do: inputs, frames, units, model, disk; a sample is decoded. Nothing is written."""
+    from jobs.spec import load_job
+    from pipeline.forecast import forecast
+    from pipeline.prepare import prepare
+
+    prepared = prepare(load_job(job, set_ or []), allow_code=allow_code)
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in forecast(prepared):
+        table.add_row(name, value)
+    out.print(table, markup=False)
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="The folder to write to.")],
+    class_tree: Annotated[
+        bool, typer.Option("--class-tree", help="One folder a label instead of the source's.")
+    ] = False,
+) -> None:
+    """Write a run's outputs as plain files, in the source's own tree."""
+    from pipeline.export import export as export_files
+    from pipeline.status import open_run
+    from workers.storage import open_store
+
+    store = open_store(run)
+    open_run(store)
+    outputs = export_files(store, destination, class_tree=class_tree)
+    out.print(f"{outputs} outputs in {destination}", markup=False)
+
+
+@app.command()
+def status(run: RunArgument, as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """Say how far a run is, from its files alone."""
+    from pipeline.status import read_status
+    from workers.storage import open_store
+
+    found = read_status(open_store(run))
+    if as_json:
+        facts = {"state": found.state, "units": found.units, "committed": found.committed, "images": found.images}
+        print(json.dumps({**facts, "outputs": found.outputs, "listed": found.listed, "failures": found.failures}))
+    else:
+        out.print("\n".join(found.lines()), markup=False)
+
+
+@app.command()
+def verify(run: RunArgument) -> None:
+    """Check a run's promises again from its files alone; exits with 6 if one is broken."""
+    from pipeline.verify import verify as verify_run
+    from workers.storage import open_store
+
+    report = verify_run(open_store(run))
+    for fault in report.faults:
+        err.print(fault, markup=False)
+    out.print(
+        f"{report.units} units, {report.outputs} rows ({report.failed} failed), {report.shards} shards checked; "
+        f"{report.unfinished} units unfinished, {report.orphans} orphans, {len(report.faults)} faults.",
+        markup=False,
+    )
+    raise typer.Exit(6 if report.faults else 0)
+
+
+@app.command()
+def layers(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's name, as in the job file.")],
+    weights: Annotated[str, typer.Option(help="Its weights, as in the job file.")] = "DEFAULT",
+    allow_code: CodeOption = False,
+) -> None:
+    """List a network's layers, with the defaults of each task."""
+    from workers.description import prepare_model
+    from workers.params import ModelParams
+
+    description = prepare_model(ModelParams(name=model, weights=weights), allow_code=allow_code).description
+    table = Table("layer", "kind", "channels", "stride", "least side", "default for", box=None, pad_edge=False)
+    for layer in description.layers:
+        default_for = ", ".join(t for t, names in description.default_layers.items() if layer.name in names)
+        facts = (layer.channels, layer.stride, layer.min_side)
+        table.add_row(layer.name, layer.kind, *("" if f is None else str(f) for f in facts), default_for)
+    out.print(table)
+
+
+@weights_app.command("list")
+def weights_list(
+    search: Annotated[str, typer.Argument(metavar="[NAME]", help="Only models whose name contains this.")] = "",
+) -> None:
+    """List the weights that a job file can name, and which of them are on this machine."""
+    from workers.description import catalogue
+
+    table = Table("model", "weights", "here", "licence", "from", box=None, pad_edge=False)
+    for entry in catalogue():
+        if search.lower() in entry.model.lower():
+            table.add_row(entry.model, entry.weights, "yes" if entry.path else "", entry.licence or "", entry.source)
+    out.print(table)
+
+
+@weights_app.command("fetch")
+def weights_fetch(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's name, as in the job file.")],
+    weights: Annotated[str, typer.Option(help="Its weights, as in the job file.")] = "DEFAULT",
+) -> None:
+    """Fetch a model's weights ahead of a run, and say where they are and what they hash to."""
+    from workers.description import prepare_model
+    from workers.params import ModelParams
+
+    file = prepare_model(ModelParams(name=model, weights=weights)).weights
+    out.print(f"{file.path}\nsha256 {file.sha256}", markup=False)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a job file, for editors."""
+    from jobs.spec import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+
+
+def _version(show: bool) -> None:
+    if show:
+        from importlib.metadata import version
+
+        out.print(version("pixgrad"), markup=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
+
+
+def _complain(sentence: str, exit_code: int) -> int:
+    err.print(sentence, markup=False)
+    return exit_code
