@@ -1,0 +1,214 @@
+"""The plan: the source's listing, frozen in chunks as it is read, and cut into units of outputs."""
+
+from __future__ import annotations
+
+import io
+import json
+import queue
+import threading
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain, islice
+from typing import Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.source import Source
+from workers.errors import PixgradError
+from workers.layout import chunk_name
+from workers.records import ImageRef, Output, Variant
+from workers.storage import Store
+
+CHUNK_IMAGES = 16_384
+"""The first chunk is one unit's worth, so that work starts at once; they double up to about this many images."""
+
+_REF_FIELDS = [
+    pa.field("uri", pa.string(), nullable=False),
+    pa.field("member", pa.string()),
+    pa.field("offset", pa.int64()),
+    pa.field("bytes", pa.int64()),
+    pa.field("label", pa.string()),
+]
+RESERVED = frozenset(f.name for f in _REF_FIELDS)
+
+
+class Variants(Protocol):
+    """Which outputs are asked for per image: their `names`, the same for every image."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """One name for each output of an image."""
+        ...
+
+    def of(self, image: ImageRef, position: int) -> Sequence[Variant]:
+        """The variants of the image at this position of the listing; one for each of `names`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A frozen stretch of the listing. `final`: the listing ended with it."""
+
+    number: int
+    first_image: int
+    images: int
+    first_unit: int
+    units: int
+    bytes: int
+    final: bool
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A bounded range of outputs; the smallest thing committed."""
+
+    id: int
+    outputs: tuple[Output, ...]
+
+
+class Plan:
+    """Reads and extends the plan of one run."""
+
+    def __init__(self, store: Store, variants: Variants, unit_size: int, columns: Sequence[pa.Field] = ()):
+        self._store = store
+        self._variants = variants
+        self._unit_size = unit_size
+        self._schema = pa.schema([*_REF_FIELDS, *columns])
+
+    def chunks(self) -> list[Chunk]:
+        """The chunks frozen so far, in order."""
+        return read_chunks(self._store)
+
+    def units(self, chunk: Chunk) -> list[Unit]:
+        """The units of a chunk."""
+        images = self._images(chunk)
+        outputs = [
+            Output(image, variant)
+            for position, image in enumerate(images, chunk.first_image)
+            for variant in self._variants.of(image, position)
+        ]
+        size = self._unit_size
+        return [Unit(chunk.first_unit + i, tuple(outputs[i * size : (i + 1) * size])) for i in range(chunk.units)]
+
+    def unit_sizes(self, chunk: Chunk) -> dict[int, int]:
+        """How many outputs each unit of a chunk has."""
+        outputs, size = chunk.images * len(self._variants.names), self._unit_size
+        return {chunk.first_unit + i: min(size, outputs - i * size) for i in range(chunk.units)}
+
+    def extend(self, source: Source) -> Iterator[Chunk]:
+        """Go on with the listing behind its last entry, freezing and yielding one chunk after the other.
+
+        Raises PixgradError if another driver froze one meanwhile.
+        """
+        frozen = self.chunks()
+        last = frozen[-1] if frozen else None
+        if last and last.final:
+            return
+        after = next((self._images(c)[-1] for c in reversed(frozen) if c.images), None)
+        images = source.images(after)
+        following = next(images, None)
+        while not (last and last.final):
+            wanted = self._chunk_size(last.number + 1 if last else 0)
+            buffer = [] if following is None else [following, *islice(images, wanted - 1)]
+            following = next(images, None)
+            last = self._freeze(last, buffer, final=following is None)
+            yield last
+
+    def _chunk_size(self, number: int) -> int:
+        """A multiple of the unit size, so that only the last chunk ends with a short unit."""
+        return self._unit_size * min(2**number, max(1, CHUNK_IMAGES // self._unit_size))
+
+    def _freeze(self, last: Chunk | None, images: Sequence[ImageRef], *, final: bool) -> Chunk:
+        outputs = len(images) * len(self._variants.names)
+        chunk = Chunk(
+            number=last.number + 1 if last else 0,
+            first_image=last.first_image + last.images if last else 0,
+            images=len(images),
+            first_unit=last.first_unit + last.units if last else 0,
+            units=-(-outputs // self._unit_size),
+            bytes=sum(image.bytes or 0 for image in images),
+            final=final,
+        )
+        rows = [{**image.columns, **_ref_row(image)} for image in images]
+        schema = self._schema.with_metadata({"pixgrad_chunk": json.dumps(asdict(chunk))})
+        buffer = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer, compression="zstd")
+        if not self._store.create(chunk_name(chunk.number), buffer.getvalue()):
+            raise PixgradError(f"Another driver is listing into {self._store.url}; stop one of them.")
+        return chunk
+
+    def _images(self, chunk: Chunk) -> list[ImageRef]:
+        table = pq.read_table(io.BytesIO(self._store.read(chunk_name(chunk.number))))
+        names = [name for name in table.column_names if name not in RESERVED]
+        return [
+            ImageRef(**{k: row[k] for k in RESERVED}, columns={k: row[k] for k in names}) for row in table.to_pylist()
+        ]
+
+
+def read_chunks(store: Store) -> list[Chunk]:
+    """The chunks frozen so far under a run's folder, in order, from their headers alone."""
+    chunks = []
+    for entry in store.list("plan"):
+        with store.open(entry.name) as file:
+            metadata = pq.ParquetFile(file).schema_arrow.metadata or {}
+        chunks.append(Chunk(**json.loads(metadata[b"pixgrad_chunk"])))
+    return sorted(chunks, key=lambda chunk: chunk.number)
+
+
+class UnitFeed:
+    """Units that remain to be done, as a thread lists the source: those of frozen chunks first.
+
+    `outputs` are planned so far, `committed_outputs` of them were committed before; `listing` while there is more.
+    """
+
+    def __init__(self, plan: Plan, source: Source, committed: Collection[int]):
+        self._plan = plan
+        self._source = source
+        self._committed = committed
+        self._arrived: queue.SimpleQueue[Chunk | BaseException | None] = queue.SimpleQueue()
+        self._units: Iterator[Unit] = iter(())
+        self.outputs = 0
+        self.committed_outputs = 0
+        self.listing = True
+        threading.Thread(target=self._list, name="listing", daemon=True).start()
+
+    def next(self) -> Unit | None:
+        """The next unit, or None if there is none at present. Raises what the listing raised."""
+        while True:
+            unit = next(self._units, None)
+            if unit is not None:
+                return unit
+            if not self.listing or self._arrived.empty():
+                return None
+            self._receive(self._arrived.get())
+
+    def _receive(self, arrived: Chunk | BaseException | None) -> None:
+        if arrived is None:
+            self.listing = False
+        elif isinstance(arrived, BaseException):
+            raise arrived
+        else:
+            sizes = self._plan.unit_sizes(arrived)
+            done = {unit: size for unit, size in sizes.items() if unit in self._committed}
+            self.outputs += sum(sizes.values())
+            self.committed_outputs += sum(done.values())
+            if len(done) < len(sizes):
+                self._units = (unit for unit in self._plan.units(arrived) if unit.id not in done)
+
+    def _list(self) -> None:
+        try:
+            for chunk in chain(self._plan.chunks(), self._plan.extend(self._source)):
+                self._arrived.put(chunk)
+            self._arrived.put(None)
+        except BaseException as error:
+            self._arrived.put(error)
+
+
+def planned_units(chunks: Iterable[Chunk]) -> int:
+    """How many units the chunks hold."""
+    return sum(chunk.units for chunk in chunks)
+
+
+def _ref_row(image: ImageRef) -> dict[str, object]:
+    return {name: getattr(image, name) for name in RESERVED}
