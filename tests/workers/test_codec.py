@@ -256,7 +256,7 @@ def test_16_bit_grey_is_scaled_and_rounded():
     assert difference(pixels(big_endian, "TIFF")[..., 0], expected) == 0
     inverted = pixels(Image.fromarray(values), "TIFF", tiffinfo={262: 0})
     assert difference(inverted[..., 0], 255 - expected) == 0
-    twelve = tiff(4, 1, 12, bytes.fromhex("000 101 800 fff"))
+    twelve = tiff(4, 1, 12, bytes.fromhex("000101800fff"))
     assert difference(decode(twelve, WHOLE).pixels[0, :, 0], [0, 16, 128, 255]) == 0
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values[:, :, None].repeat(3, 2))
     assert difference(decode(png(64, 64, 16, 2, rows), WHOLE).pixels[..., 2], expected) <= 1
