@@ -1,0 +1,1 @@
+"""The driver's side: sources, plan, scheduling, commits, export."""

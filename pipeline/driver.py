@@ -1,0 +1,425 @@
+"""Schedules a run on Ray: the one module of pipeline that knows it. Events go to the policy, its actions come back.
+
+The driver holds little: the policy's open units, the streams of running attempts, a few commits under way.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import numpy as np
+import ray
+from ray import exceptions as ray_errors
+
+from pipeline.commit import commit
+from pipeline.plan import Unit, UnitFeed
+from pipeline.policy import Action, Commit, Policy, Task
+from workers.actor import CONCURRENT_ATTEMPTS, DeviceFacts, StartError, probe_device, remote_actor
+from workers.errors import PixgradError
+from workers.records import Acked, Attempt, Event, Piece, Started, encode_rows, failed_row, row_identity, row_schema
+from workers.setup import WorkerSetup
+from workers.storage import StorageError, Store
+
+DEATHS = (
+    ray_errors.RayActorError,
+    ray_errors.OutOfMemoryError,
+    ray_errors.WorkerCrashedError,
+    ray_errors.NodeDiedError,
+    ray_errors.ObjectLostError,
+)
+START_FAILURES = 3
+"""Workers in a row that may fail to start before the run stops."""
+
+STORE_FAILURES = 5
+"""Attempts in a row that the store may fail before the run stops; an object store's client has retried each before."""
+
+DRAIN_SECONDS = 10.0
+"""How long running attempts may take to finish after a signal."""
+
+
+class RunStopped(PixgradError):
+    """The run can't go on now; what is committed stays, and the same command goes on later."""
+
+    def __init__(self, sentence: str, exit_code: int):
+        super().__init__(sentence)
+        self.exit_code = exit_code
+
+
+class Listener(Protocol):
+    """Told what happens, for progress and the event log."""
+
+    def event(self, name: str, **facts: Any) -> None:
+        """Something worth a line in the log."""
+        ...
+
+    def acked(self, outputs: int) -> None:
+        """Outputs were processed, not yet committed."""
+        ...
+
+    def committed(self, unit: int, outputs: int, failures: Mapping[str, int], seconds: Mapping[str, float]) -> None:
+        """A unit was committed."""
+        ...
+
+    def turn(self, workers: int, feed: UnitFeed) -> None:
+        """The loop went round with so many workers ready."""
+        ...
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one worker takes, how many attempts are on it at a time, and how many workers there may be.
+
+    CPUs are also its threads.
+    """
+
+    cpus: int
+    gpus: float
+    depth: int
+    min_workers: int
+    max_workers: int | None
+
+
+@contextmanager
+def cluster() -> Iterator[None]:
+    """Ray for the block: the cluster at RAY_ADDRESS, one already joined, or an embedded one that ends with the block.
+
+    Workers get a fresh folder as their working directory: the current one must not shadow our packages.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="pixgrad-") as folder:
+        inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+        ray.init(
+            address=os.environ.get("RAY_ADDRESS", "local"),
+            include_dashboard=False if "RAY_ADDRESS" not in os.environ else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env=None if inside_job else {"working_dir": folder},
+        )
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def probe(gpus: float | None) -> tuple[DeviceFacts, float, int]:
+    """The device that workers will have, the GPUs and the CPUs of one worker.
+
+    `gpus` None: one GPU if the cluster has any. Raises RunStopped if GPUs are asked for that the cluster can't have.
+    """
+    total = ray.cluster_resources()
+    wanted = (1.0 if total.get("GPU", 0) else 0.0) if gpus is None else gpus
+    if wanted and not total.get("GPU", 0) and "RAY_ADDRESS" not in os.environ:
+        raise RunStopped(f"workers.gpus asks for {wanted:g} GPUs and this machine has none; set it to 0 or auto.", 2)
+    remote = ray.remote(num_cpus=0, num_gpus=wanted, max_retries=2)(probe_device)
+    facts = ray.get(remote.remote())
+    nodes = [n["Resources"] for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0)]
+    if wanted:
+        shares = [int(n["CPU"] // max(1, n["GPU"] / wanted)) for n in nodes if n.get("GPU", 0)]
+        return facts, wanted, max(1, min([8, *shares]))
+    return facts, 0.0, max(1, min([4, *(int(n["CPU"]) for n in nodes)]))
+
+
+@dataclass
+class _Worker:
+    name: str
+    actor: Any
+    node: str | None = None
+
+
+@dataclass
+class _Stream:
+    """A running attempt and its events."""
+
+    task: Task
+    worker: _Worker
+    events: Any
+
+
+@dataclass
+class _Open:
+    """A unit under way."""
+
+    unit: Unit
+    failures: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Driver:
+    """Runs the units of a feed to their commits."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        setup: WorkerSetup,
+        weights: bytes,
+        resources: Resources,
+        feed: UnitFeed,
+        listener: Listener,
+        round: int = 0,
+    ):
+        self._store = store
+        self._setup = setup
+        self._weights = ray.put(np.frombuffer(weights, dtype=np.uint8))
+        self._resources = resources
+        self._feed = feed
+        self._listener = listener
+        self._round = round
+        self._policy: Policy[Piece] = Policy(min(resources.depth, CONCURRENT_ATTEMPTS))
+        self._actor = remote_actor().options(num_cpus=resources.cpus, num_gpus=resources.gpus)
+        self._workers: dict[str, _Worker] = {}
+        self._starting: dict[Any, _Worker] = {}
+        self._streams: dict[Any, _Stream] = {}
+        self._open: dict[int, _Open] = {}
+        self._commits: dict[Future[bool], tuple[_Open, int]] = {}
+        self._pool = ThreadPoolExecutor(8, "commit")
+        self._start_failures = 0
+        self._store_failures = 0
+        self._workers_made = 0
+
+    def run(self, stop: threading.Event) -> None:
+        """Until everything is committed. Raises RunStopped, StorageError, or what the listing raised.
+
+        When `stop` is set, running attempts get `DRAIN_SECONDS` to finish and RunStopped (130) is raised.
+        """
+        try:
+            while not self._finished():
+                if stop.is_set():
+                    self._drain()
+                    raise RunStopped("Interrupted.", 130)
+                self._take_units()
+                self._start_workers()
+                self._assign()
+                self._wait(timeout=0.5)
+                self._listener.turn(len(self._workers), self._feed)
+        finally:
+            for worker in [*self._workers.values(), *self._starting.values()]:
+                ray.kill(worker.actor)
+            self._pool.shutdown()
+
+    def _finished(self) -> bool:
+        return not (self._feed.listing or self._open or self._commits)
+
+    # -- units and workers ----------------------------------------------------------------------------------------
+
+    def _take_units(self) -> None:
+        wanted = 2 * max(1, len(self._workers))
+        while self._policy.waiting < wanted and (unit := self._feed.next()):
+            self._open[unit.id] = _Open(unit)
+            self._policy.add(unit.id, range(len(unit.outputs)))
+
+    def _start_workers(self) -> None:
+        alive = len(self._workers) + len(self._starting)
+        target = max(self._resources.min_workers, min(self._fitting(), len(self._open)))
+        for _ in range(target - alive):
+            self._workers_made += 1
+            worker = _Worker(f"worker-{self._workers_made}", self._actor.remote(self._setup))
+            self._starting[worker.actor.start.remote(self._weights)] = worker
+
+    def _fitting(self) -> int:
+        """Workers that the cluster as it is has room for; one at least, so that an autoscaler sees what is wanted."""
+        total, mine = ray.cluster_resources(), self._resources
+        room = total.get("GPU", 0) // mine.gpus if mine.gpus else total.get("CPU", 0) // mine.cpus
+        return max(1, int(min(room, mine.max_workers or room)))
+
+    def _assign(self) -> None:
+        for worker in list(self._workers.values()):
+            while task := self._policy.assign(worker.name):
+                attempt = self._attempt(task)
+                events = worker.actor.process.options(num_returns="streaming").remote(attempt)
+                self._streams[events] = _Stream(task, worker, events)
+
+    def _attempt(self, task: Task) -> Attempt:
+        outputs = self._open[task.unit].unit.outputs
+        return Attempt(
+            id=secrets.token_hex(8),
+            unit=task.unit,
+            round=self._round,
+            indices=task.indices,
+            outputs=tuple(outputs[i] for i in task.indices),
+            tries=tuple(self._policy.tries(task.unit, i) for i in task.indices),
+        )
+
+    # -- events ---------------------------------------------------------------------------------------------------
+
+    def _wait(self, timeout: float) -> None:
+        waiting = [*self._streams, *self._starting]
+        if not waiting:
+            time.sleep(0.05)
+        else:
+            ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0, fetch_local=False)
+            if not ready:
+                ready, _ = ray.wait(waiting, timeout=timeout, fetch_local=False)
+            for ref in ready:
+                if ref in self._starting:
+                    self._on_started_worker(ref)
+                elif ref in self._streams:
+                    self._on_stream(self._streams[ref])
+        for future in [f for f in self._commits if f.done()]:
+            self._on_commit(future)
+
+    def _on_started_worker(self, ref: Any) -> None:
+        worker = self._starting.pop(ref)
+        try:
+            worker.node = ray.get(ref)
+        except ray_errors.RayTaskError as error:
+            self._on_failed_start(
+                error.cause if isinstance(error.cause, StartError) else StartError(_first_line(error), str(error))
+            )
+        except DEATHS as error:
+            self._on_failed_start(StartError(f"A worker died while starting: {_first_line(error)}", str(error)))
+        else:
+            self._start_failures = 0
+            self._workers[worker.name] = worker
+            self._listener.event("worker_ready", worker=worker.name, node=worker.node)
+
+    def _on_failed_start(self, error: StartError) -> None:
+        self._start_failures += 1
+        self._listener.event("worker_start_failed", error=str(error), details=error.details)
+        if error.details is None:
+            raise RunStopped(str(error), 2)
+        if self._start_failures >= START_FAILURES:
+            raise RunStopped(
+                f"{START_FAILURES} workers in a row failed to start (see events.jsonl). The last one: {error}", 4
+            )
+
+    def _on_stream(self, stream: _Stream) -> None:
+        try:
+            self._on_event(stream, cast(Event, ray.get(next(stream.events))))
+        except StopIteration:
+            self._streams.pop(stream.events, None)
+        except ray_errors.RayTaskError as error:
+            self._on_failed_attempt(stream, error)
+        except DEATHS as error:
+            self._on_death(stream.worker, error)
+
+    def _on_event(self, stream: _Stream, event: Event) -> None:
+        task = stream.task
+        match event:
+            case Started():
+                self._policy.started(task.id)
+            case Acked(indices):
+                self._policy.acked(task.id, indices)
+                self._listener.acked(len(indices))
+            case Piece():
+                self._store_failures = 0
+                unit = self._open[task.unit]
+                _add(unit.failures, event.failures)
+                _add(unit.seconds, event.seconds)
+                self._act(self._policy.finished(task.id, event))
+
+    def _on_failed_attempt(self, stream: _Stream, error: ray_errors.RayTaskError) -> None:
+        """The attempt raised: the store failed, or there is a bug. Neither is an image's fault."""
+        del self._streams[stream.events]
+        self._policy.returned(stream.task.id)
+        self._listener.event("attempt_failed", unit=stream.task.unit, error=str(error.cause or error))
+        if not isinstance(error.cause, StorageError):
+            raise error
+        self._store_failures += 1
+        if self._store_failures >= STORE_FAILURES:
+            raise RunStopped(str(error.cause), 4)
+
+    def _on_death(self, worker: _Worker, error: Exception) -> None:
+        if self._workers.pop(worker.name, None) is None:
+            return
+        self._streams = {events: s for events, s in self._streams.items() if s.worker is not worker}
+        lost = worker.node not in {n["NodeID"] for n in ray.nodes() if n["Alive"]}
+        cause = "out_of_memory" if isinstance(error, ray_errors.OutOfMemoryError) else "worker_died"
+        self._listener.event("worker_lost" if lost else cause, worker=worker.name, error=_first_line(error))
+        if lost:
+            self._policy.lost(worker.name)
+        else:
+            self._act(self._policy.died(worker.name, cause))
+
+    # -- actions --------------------------------------------------------------------------------------------------
+
+    def _act(self, actions: list[Action[Piece]]) -> None:
+        for action in actions:
+            if isinstance(action, Commit):
+                unit = self._open.pop(action.unit)
+                future = self._pool.submit(commit, self._store, self._round, action.unit, action.pieces)
+                self._commits[future] = (unit, action.unit)
+            else:
+                piece = self._quarantine_piece(action.unit, action.index, action.cause)
+                _add(self._open[action.unit].failures, piece.failures)
+                self._listener.event("quarantined", unit=action.unit, index=action.index, cause=action.cause)
+                self._listener.acked(1)
+                self._act(self._policy.quarantined(action.unit, action.index, piece))
+
+    def _quarantine_piece(self, unit: int, index: int, cause: str) -> Piece:
+        identity = row_identity(
+            self._open[unit].unit.outputs[index],
+            unit=unit,
+            round=self._round,
+            attempts=self._policy.tries(unit, index),
+            run_seed=self._setup.seed,
+        )
+        row = failed_row(identity, cause, _QUARANTINE_SENTENCES[cause])
+        schema = row_schema(self._setup.task, self._setup.source_columns)
+        return Piece((index,), encode_rows([row], schema), {cause: 1}, {})
+
+    def _on_commit(self, future: Future[bool]) -> None:
+        unit, number = self._commits.pop(future)
+        if future.result():
+            self._listener.committed(number, len(unit.unit.outputs), unit.failures, unit.seconds)
+        else:
+            self._listener.event("already_committed", unit=number)
+            self._listener.committed(number, len(unit.unit.outputs), {}, {})
+
+    def _drain(self) -> None:
+        deadline = time.monotonic() + DRAIN_SECONDS
+        while (self._streams or self._commits) and time.monotonic() < deadline:
+            self._wait(timeout=0.5)
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set; a second signal interrupts at once. To be entered after Ray has started."""
+    stop = threading.Event()
+
+    def handle(_number: int, _frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+_QUARANTINE_SENTENCES = {
+    "worker_died": "The worker's process ended each time this output was processed alone.",
+    "out_of_memory": "The worker ran out of memory each time this output was processed alone.",
+    "timeout": "The worker hung each time this output was processed alone.",
+}
+
+
+def _add(total: dict[str, Any], more: Mapping[str, Any]) -> None:
+    for key, value in more.items():
+        total[key] = total.get(key, 0) + value
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]

@@ -1,0 +1,61 @@
+"""Images that the job itself names (styles, guides): found, read once, checked and hashed before the run."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote_to_bytes
+
+from pipeline.listing import IMAGE_SUFFIXES, suffix
+from pipeline.patterns import find_files
+from workers.codec import decode
+from workers.errors import ImageError, PixgradError
+from workers.params import ImageParams
+from workers.setup import Picture
+from workers.storage import is_remote, open_store, read_bytes
+
+
+class PictureError(PixgradError):
+    """An image that the job names can't be used."""
+
+
+def find_pictures(patterns: Sequence[str], images: ImageParams) -> list[Picture]:
+    """The images that files, globs, folders and URIs name, in order, each once.
+
+    Names are the files' without ending; where two are the same, a piece of the content's hash follows.
+    Raises PictureError for a pattern that finds nothing and for an image that can't be read or decoded; StorageError.
+    """
+    uris = list(dict.fromkeys(uri for pattern in patterns for uri in _expand(pattern)))
+    hashes = [_checked_hash(uri, images) for uri in uris]
+    stems = [PurePosixPath(uri).stem.replace("/", "_") for uri in uris]
+    seen = Counter(stem.lower() for stem in stems)
+    names = [f"{s}-{h[:8]}" if seen[s.lower()] > 1 else s for s, h in zip(stems, hashes, strict=True)]
+    return [Picture(uri, name, sha256) for uri, name, sha256 in zip(uris, names, hashes, strict=True)]
+
+
+def _expand(pattern: str) -> Iterator[str]:
+    root, names = find_files(pattern)
+    for name in names:
+        if suffix(name) in IMAGE_SUFFIXES:
+            yield _join(root, name)
+            continue
+        inside = [_join(root, e.name) for e in open_store(root).list(name) if suffix(e.name) in IMAGE_SUFFIXES]
+        if not inside:
+            raise PictureError(f"{pattern} names no image, nor a folder with images in it.")
+        yield from inside
+
+
+def _join(root: str, name: str) -> str:
+    return f"{root}/{name}" if is_remote(root) else str(Path(root) / os.fsdecode(unquote_to_bytes(name)))
+
+
+def _checked_hash(uri: str, images: ImageParams) -> str:
+    data = read_bytes(uri)
+    try:
+        decode(data, images)
+    except ImageError as error:
+        raise PictureError(f"{uri}: {error}") from None
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,176 @@
+"""A job made ready to run: defaults, layers, classes, weights, pictures and source looked up. No torch, no Ray.
+
+Everything that can be wrong with a job without looking at its images is found here, before a worker starts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config import JobConfig, SourceParams
+from pipeline.patterns import absolute
+from pipeline.pictures import find_pictures
+from pipeline.plan import RESERVED, Plan, Variants
+from pipeline.source import Source, open_source
+from pipeline.variants import variants_of
+from workers.batching import Frame
+from workers.description import ModelDescription, PreparedModel, prepare_model
+from workers.errors import ModelError, PixgradError
+from workers.geometry import picture_params
+from workers.layers import LOGITS
+from workers.octaves import smallest_octave
+from workers.params import AttributionParams, DeepDreamParams, ImageParams, Layer, Stage, StyleParams, TopK
+from workers.records import reserved_columns
+from workers.setup import Picture
+from workers.storage import Store, open_store
+
+
+class JobError(PixgradError):
+    """The job asks for something that can't be."""
+
+
+@dataclass(frozen=True)
+class PreparedJob:
+    """A job with nothing left to look up. `config` has layers and classes resolved and local paths absolute."""
+
+    config: JobConfig
+    model: PreparedModel
+    layers: tuple[str, ...]
+    styles: tuple[Picture, ...]
+    guides: tuple[Picture | None, ...]
+    source: Source
+    variants: Variants
+    store: Store
+    allow_code: bool
+
+    @property
+    def min_side(self) -> int:
+        """The smallest side in pixels that the network takes at the layers used."""
+        return self.model.description.min_side(self.layers)
+
+    def plan(self) -> Plan:
+        """The run's plan."""
+        return Plan(self.store, self.variants, self.config.units.size, self.source.columns)
+
+    def fingerprint_fields(self, precision: str) -> dict[str, Any]:
+        """What the run must keep (promise 6): what the job's names stand for, not the names."""
+        fields = self.config.model_copy(update={"precision": precision}).fingerprint_fields()
+        fields["model"] |= {"weights": self.model.weights.sha256, "classes": self.model.description.categories}
+        section = fields[self.config.task]
+        if self.config.task == "style":
+            section["styles"] = {style.name: style.sha256 for style in self.styles}
+        if self.config.task == "deepdream":
+            for stage, guide in zip(section["stages"], self.guides, strict=True):
+                stage["guide"] = guide.sha256 if guide else None
+        return fields
+
+
+def prepare(config: JobConfig, *, allow_code: bool = False) -> PreparedJob:
+    """Look everything up. Raises PixgradError (ModelError, SourceError, JobError, ...) with what is wrong."""
+    config = config.model_copy(
+        update={
+            "output": absolute(config.output),
+            "source": SourceParams(uri=absolute(config.source.uri), labels=config.source.labels),
+        }
+    )
+    source = open_source(config.source, reserved=reserved_columns(config.task) | RESERVED, exclude=config.output)
+    _check_columns(config, source)
+    model = prepare_model(config.model, allow_code=allow_code)
+    section, layers = _resolve(config, model.description)
+    config = config.model_copy(update={config.task: section})
+    pictures = picture_params(config.images)
+    styles = find_pictures(section.styles, pictures) if isinstance(section, StyleParams) else []
+    job = PreparedJob(
+        config=config,
+        model=model,
+        layers=layers,
+        styles=tuple(styles),
+        guides=_guides(section, pictures),
+        source=source,
+        variants=variants_of(config, styles),
+        store=open_store(config.output),
+        allow_code=allow_code,
+    )
+    _check_frame(job)
+    return job
+
+
+Section = DeepDreamParams | StyleParams | AttributionParams
+
+
+def _resolve(config: JobConfig, model: ModelDescription) -> tuple[Section, tuple[str, ...]]:
+    """The algorithm's section with its layers and classes looked up, and the layers that will be computed."""
+    match config.section:
+        case DeepDreamParams() as dream:
+            stages = [_resolve_stage(stage, model) for stage in dream.stages]
+            layers = [layer.name for stage in stages for layer in stage.layers or [Layer(name=LOGITS)]]
+            return dream.model_copy(update={"stages": stages}), tuple(layers)
+        case StyleParams() as style:
+            content = style.content_layers or [Layer(name=name) for name in model.defaults("content")]
+            styles = style.style_layers or [Layer(name=name) for name in model.defaults("style")]
+            model.check_layers([*content, *styles], maps_only=True)
+            resolved = style.model_copy(update={"content_layers": content, "style_layers": styles})
+            return resolved, tuple(layer.name for layer in [*content, *styles])
+        case attribution:
+            return attribution.model_copy(update={"target": _resolve_target(attribution, model)}), (LOGITS,)
+
+
+def _resolve_stage(stage: Stage, model: ModelDescription) -> Stage:
+    if stage.class_ is not None:
+        return stage.model_copy(update={"class_": model.class_index(stage.class_)})
+    layers = stage.layers or [Layer(name=name) for name in model.defaults("deepdream")]
+    model.check_layers(layers, maps_only=stage.guide is not None)
+    return stage.model_copy(update={"layers": layers})
+
+
+def _resolve_target(params: AttributionParams, model: ModelDescription) -> Any:
+    classes = model.layer(LOGITS).channels or 0
+    match params.target:
+        case TopK(top=k) if k > classes:
+            raise ModelError(f"attribution.target asks for the top {k} of {classes} classes; ask for fewer.")
+        case TopK() | "predicted" | "label":
+            return params.target
+        case list(names):
+            indices = [model.class_index(name) for name in names]
+            if len(set(indices)) < len(indices):
+                raise ModelError("attribution.target names a class twice; name each once.")
+            return indices
+        case name:
+            return model.class_index(name)
+
+
+def _guides(section: Section, images: ImageParams) -> tuple[Picture | None, ...]:
+    if not isinstance(section, DeepDreamParams):
+        return ()
+    return tuple(find_pictures([stage.guide], images)[0] if stage.guide else None for stage in section.stages)
+
+
+def _check_columns(config: JobConfig, source: Source) -> None:
+    assign = config.style.assign if config.style else "all"
+    names = [column.name for column in source.columns]
+    if assign not in ("all", "random", "cycle") and assign not in names:
+        has = f"has the columns {', '.join(names)}" if names else "has no columns"
+        raise JobError(f"style.assign is {assign!r}: all, random, cycle or a column of the source, which {has}.")
+    if config.attribution and config.attribution.target == "label" and not config.source.labels:
+        raise JobError("attribution.target is label and the source has none; set source.labels to folder or a column.")
+
+
+def _check_frame(job: PreparedJob) -> None:
+    """No image can be larger than asked, so a job whose largest frame is too small for the network can be told so."""
+    images, description = job.config.images, job.model.description
+    side = description.input_side
+    if description.fixed_side and images.frame != (side, side):
+        raise JobError(
+            f"{job.config.model.name} takes {side} x {side} pixels only; set images.frame: [{side}, {side}]."
+        )
+    smallest = _smallest_input(job.config, images.frame or (images.short_side or 0, images.short_side or 0))
+    if min(smallest) < job.min_side:
+        raise JobError(
+            f"The network needs {job.min_side} x {job.min_side} pixels at these layers and would be given "
+            f"{smallest[1]} x {smallest[0]}: choose earlier layers, fewer octaves or a larger images.short_side."
+        )
+
+
+def _smallest_input(config: JobConfig, frame: Frame) -> Frame:
+    return smallest_octave(*frame, config.deepdream.stages) if config.deepdream else frame

@@ -1,0 +1,305 @@
+"""Whole runs on real Ray: real photographs, a real network, and the folder read by other people's tools."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+import webdataset as wds
+from PIL import Image
+from rich.console import Console
+
+from jobs.spec import dump_job, load_job
+from pipeline.epoch import RunBusyError, take_over
+from pipeline.export import export
+from pipeline.prepare import prepare
+from pipeline.provenance import OtherJobError
+from pipeline.run import Outcome, run
+from pipeline.status import read_status
+from pipeline.verify import verify
+from workers.storage import open_store
+
+DREAM = """
+source: {uri: photos, labels: folder}
+output: runs/dream
+model: {name: efficientnet_lite0}
+images: {short_side: 64, snap: 16}
+units: {size: 2}
+max_failed: 0.5
+deepdream:
+  stages:
+    - {layers: [blocks.2], octaves: 2, iterations: 2, jitter: 8}
+"""
+
+
+def run_job(job: Path, *overrides: str) -> Outcome:
+    prepared = prepare(load_job(job, overrides))
+    return run(prepared, job_yaml=dump_job(prepared.config), console=Console(file=io.StringIO()))
+
+
+def rows_of(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    rows = pq.read_table(folder / "manifest.parquet").to_pylist()
+    return {(row["uri"], row["variant"]): row for row in rows}
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory, photographs: dict[str, Path], ray_cluster: None) -> Path:
+    """A folder with photographs in class folders, two of them broken, and a finished run of a dream over them."""
+    folder = tmp_path_factory.mktemp("workplace")
+    for label, name in (("cats", "chelsea"), ("people", "astronaut"), ("things", "coffee"), ("things", "rocket")):
+        (folder / "photos" / label).mkdir(parents=True, exist_ok=True)
+        shutil.copy(photographs[name], folder / "photos" / label)
+    (folder / "photos" / "broken.jpg").write_bytes(b"not a picture")
+    (folder / "photos" / "cats" / "torn.png").write_bytes(photographs["chelsea"].read_bytes()[:20_000])
+    (folder / "dream.yaml").write_text(DREAM)
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        outcome = run_job(folder / "dream.yaml")
+    finally:
+        os.chdir(before)
+    assert outcome.exit_code == 0 and outcome.counts.ok == 4
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def in_the_workplace(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workplace)
+
+
+def test_every_image_has_its_row_and_its_picture(workplace: Path) -> None:
+    rows = rows_of(workplace / "runs/dream")
+    assert len(rows) == 6
+    assert {uri: row["error_code"] for (uri, _), row in rows.items() if row["status"] == "failed"} == {
+        "broken.jpg": "not_an_image",
+        "cats/torn.png": "truncated",
+    }
+    astronaut = rows["people/astronaut.png", ""]
+    assert (astronaut["label"], astronaut["source_width"], astronaut["width"]) == ("people", 512, 64)
+    assert astronaut["objective_last"] > astronaut["objective_first"] > 0
+    assert astronaut["iterations"] == 4 and astronaut["batch_shape"] == "1x3x64x64"
+
+
+def test_other_peoples_tools_read_the_folder(workplace: Path) -> None:
+    folder = workplace / "runs/dream"
+    parts = ds.dataset(folder / "manifest", partitioning="hive").to_table()
+    assert parts.num_rows == 6
+    assert set(pd.read_parquet(folder / "manifest.parquet")["status"]) == {"ok", "failed"}
+    query = f"select count(*) from '{folder}/manifest/*/*.parquet' where status = 'ok'"
+    assert duckdb.sql(query).fetchall() == [(4,)]
+    shards = sorted(map(str, (folder / "shards").glob("*.tar")))
+    samples = {s["__key__"]: s for s in wds.WebDataset(shards, shardshuffle=False).decode("rgb8")}
+    ok = {row["key"]: row for row in rows_of(folder).values() if row["status"] == "ok"}
+    assert samples.keys() == ok.keys()
+    for key, row in ok.items():
+        assert samples[key]["png"].shape == (row["height"], row["width"], 3)
+        assert samples[key]["json"]["uri"] == row["uri"]
+
+
+def test_the_folder_says_what_it_was_made_with(workplace: Path) -> None:
+    facts = json.loads((workplace / "runs/dream/run.json").read_text())
+    assert facts["state"] == "complete" and facts["counts"]["ok"] == 4
+    assert facts["sessions"][0]["exit_code"] == 0 and facts["sessions"][0]["versions"]["torch"]
+    assert len(facts["model"]["sha256"]) == 64 and facts["fixed"]["precision"] == "fp32"
+    resolved = load_job(workplace / "runs/dream/job.yaml")
+    assert Path(resolved.source.uri).is_absolute()
+
+
+def test_running_a_finished_run_again_changes_nothing(workplace: Path) -> None:
+    folder = workplace / "runs/dream"
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*.tar")} | {
+        p: p.stat().st_mtime_ns for p in (folder / "manifest").rglob("*.parquet")
+    }
+    assert run_job(workplace / "dream.yaml").counts.outputs == 6
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert len(list(folder.rglob("*.tar"))) == sum(p.suffix == ".tar" for p in before)
+
+
+def test_another_job_in_the_same_folder_is_refused(workplace: Path) -> None:
+    with pytest.raises(OtherJobError, match="seed differs"):
+        run_job(workplace / "dream.yaml", "seed=1")
+    with pytest.raises(OtherJobError, match=r"deepdream\.stages"):
+        run_job(workplace / "dream.yaml", "deepdream.stages.0.iterations=3")
+
+
+def test_a_second_driver_is_refused_while_one_is_at_work(workplace: Path) -> None:
+    driver = take_over(open_store(str(workplace / "runs/dream")))
+    try:
+        with pytest.raises(RunBusyError, match="Another driver"):
+            run_job(workplace / "dream.yaml")
+    finally:
+        driver.release(0)
+
+
+def test_the_outputs_come_back_in_the_sources_tree(workplace: Path, tmp_path: Path) -> None:
+    store = open_store(str(workplace / "runs/dream"))
+    assert export(store, tmp_path, class_tree=False) == 4
+    exported = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.*")}
+    assert exported == {"cats/chelsea.png", "people/astronaut.png", "things/coffee.png", "things/rocket.png"}
+    with Image.open(tmp_path / "things/coffee.png") as picture:
+        assert picture.size == (96, 64)
+
+
+def test_status_and_verify_say_that_all_is_well(workplace: Path) -> None:
+    store = open_store(str(workplace / "runs/dream"))
+    found = read_status(store)
+    assert (found.state, found.units, found.committed, found.outputs) == ("complete", 3, 3, 6)
+    report = verify(store)
+    assert report.faults == [] and (report.outputs, report.failed, report.orphans) == (6, 2, 0)
+
+
+def _without_a_shard(folder: Path) -> None:
+    next((folder / "shards").glob("*.tar")).unlink()
+
+
+def _with_a_torn_shard(folder: Path) -> None:
+    shard = next((folder / "shards").glob("*.tar"))
+    shard.write_bytes(shard.read_bytes()[:3000])
+
+
+def _with_swapped_shards(folder: Path) -> None:
+    first, second, *_ = sorted((folder / "shards").glob("*.tar"))
+    data = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(data)
+
+
+def _with_another_units_part(folder: Path) -> None:
+    parts = sorted((folder / "manifest" / "round=0").glob("*.parquet"))
+    shutil.copy(parts[0], parts[1])
+
+
+def _with_a_torn_part(folder: Path) -> None:
+    part = next((folder / "manifest" / "round=0").glob("*.parquet"))
+    part.write_bytes(part.read_bytes()[:100])
+
+
+def _with_a_row_less(folder: Path) -> None:
+    part = next(p for p in (folder / "manifest/round=0").glob("*.parquet") if pq.read_metadata(p).num_rows > 1)
+    pq.write_table(pq.read_table(part).slice(1), part)
+
+
+@pytest.mark.parametrize(
+    ("plant", "fault"),
+    [
+        (_without_a_shard, "is missing"),
+        (_with_a_torn_shard, "has not the content"),
+        (_with_swapped_shards, "has not the content"),
+        (_with_another_units_part, "were not planned for it"),
+        (_with_a_torn_part, "can't be read"),
+        (_with_a_row_less, "have no row"),
+    ],
+)
+def test_verify_finds_a_planted_fault(
+    workplace: Path, tmp_path: Path, plant: Callable[[Path], None], fault: str
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(workplace / "runs/dream", copy)
+    plant(copy)
+    faults = verify(open_store(str(copy))).faults
+    assert faults and all(f.startswith("unit ") for f in faults) and any(fault in f for f in faults)
+
+
+def test_orphans_are_counted_and_no_fault(workplace: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(workplace / "runs/dream", copy)
+    shard = next((copy / "shards").glob("*.tar"))
+    shutil.copy(shard, shard.with_name("000000000-0123456789abcdef.tar"))
+    report = verify(open_store(str(copy)))
+    assert report.orphans == 1 and not report.faults
+
+
+def test_a_grid_of_styles(workplace: Path, photographs: dict[str, Path]) -> None:
+    (workplace / "style.yaml").write_text(f"""
+source: photos/things
+output: runs/style
+images: {{short_side: 48, snap: 16}}
+units: {{size: 3}}
+style:
+  styles: ["{photographs["chelsea"]}", "{photographs["astronaut"]}"]
+  iterations: 3
+  content_layers: [relu2_1]
+  style_layers: [relu1_1, relu2_1]
+""")
+    outcome = run_job(workplace / "style.yaml")
+    assert outcome.counts.ok == 4 and outcome.exit_code == 0
+    rows = rows_of(workplace / "runs/style")
+    assert set(rows) == {(uri, style) for uri in ("coffee.png", "rocket.jpg") for style in ("chelsea", "astronaut")}
+    for (_, style), row in rows.items():
+        assert row["style_uri"] == str(photographs[style]) and row["total_loss"] > 0 and row["iterations"] == 3
+    pictures = {row["output_sha256"] for row in rows.values()}
+    assert len(pictures) == 4
+    export(open_store(str(workplace / "runs/style")), workplace / "styled", class_tree=False)
+    assert (workplace / "styled/astronaut/coffee.png").exists() and (workplace / "styled/chelsea/rocket.png").exists()
+
+
+def test_attributions_with_maps_that_sum_to_what_the_row_says(workplace: Path) -> None:
+    (workplace / "attribution.yaml").write_text("""
+source: photos/things
+output: runs/attribution
+model: {name: efficientnet_lite0}
+images: {short_side: 96, frame: [96, 96]}
+attribution:
+  target: {top: 2}
+  rule: {trapezoid: 8}
+""")
+    assert run_job(workplace / "attribution.yaml").counts.ok == 4
+    rows = rows_of(workplace / "runs/attribution")
+    assert {variant for _, variant in rows} == {"top1", "top2"}
+    assert rows["coffee.png", "top1"]["target"] != rows["coffee.png", "top2"]["target"]
+    assert rows["coffee.png", "top1"]["predicted"] == rows["coffee.png", "top1"]["target"]
+    shards = sorted(map(str, (workplace / "runs/attribution/shards").glob("*.tar")))
+    samples = {s["__key__"]: s for s in wds.WebDataset(shards, shardshuffle=False).decode("rgb8")}
+    for row in rows.values():
+        attribution = samples[row["key"]]["npy"]
+        assert attribution.shape == (96, 96) and attribution.dtype == np.float32
+        assert attribution.sum(dtype=np.float64) == pytest.approx(row["attribution_sum"], rel=1e-3, abs=1e-4)
+        difference = row["objective_value"] - row["baseline_value"]
+        assert row["completeness_delta"] == pytest.approx(row["attribution_sum"] - difference, abs=1e-6)
+        assert row["stop_reason"] == "fixed_rule" and row["heatmap_scale"] > 0
+
+
+def test_a_run_killed_half_way_goes_on_to_the_same_pictures(workplace: Path, photographs: dict[str, Path]) -> None:
+    """A driver in a process of its own with an embedded Ray, started in a folder full of hostile names."""
+    for name in ("pipeline.py", "jobs.py", "workers.py"):
+        (workplace / name).write_text("raise SystemExit('a stranger')")
+    many = workplace / "many"
+    many.mkdir()
+    for i, name in enumerate(["chelsea", "coffee", "rocket", "astronaut"] * 3):
+        shutil.copy(photographs[name], many / f"{i:02d}-{name}{photographs[name].suffix}")
+    job = workplace / "many.yaml"
+    job.write_text(DREAM.replace("uri: photos, labels: folder", "uri: many").replace("size: 2", "size: 1"))
+    clean = run_job(job, "output=runs/clean")
+    command = [str(Path(sys.executable).with_name("pixgrad")), "run", str(job), "--set", "output=runs/killed"]
+    killed = workplace / "runs/killed"
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while len(list(killed.glob("manifest/round=0/*.parquet"))) < 3 and time.monotonic() < deadline:
+        assert first.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.02)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    committed = {p.name: p.read_bytes() for p in killed.glob("manifest/round=0/*.parquet")}
+    assert 3 <= len(committed) < 12
+    second = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert second.returncode == 0, second.stderr
+    assert all((killed / "manifest/round=0" / name).read_bytes() == data for name, data in committed.items())
+    assert clean.counts.ok == 12
+    expected = {key: row["output_sha256"] for key, row in rows_of(workplace / "runs/clean").items()}
+    assert {key: row["output_sha256"] for key, row in rows_of(killed).items()} == expected
+    assert verify(open_store(str(killed))).faults == []

@@ -1,0 +1,121 @@
+"""The Ray actor: builds its engine when it starts and runs attempts on it. The one module of workers that knows Ray.
+
+No torch at module level: the driver imports this module to name the actor.
+"""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import ray
+
+from workers.assembly import Assembly
+from workers.errors import PixgradError
+from workers.records import Attempt, Event
+from workers.setup import WorkerSetup
+
+CONCURRENT_ATTEMPTS = 3
+"""One attempt decodes, one computes, one encodes."""
+
+
+class StartError(PixgradError):
+    """A worker could not start; `details` is the traceback if the reason is none of the expected ones, else None."""
+
+    def __init__(self, sentence: str, details: str | None):
+        super().__init__(sentence)
+        self.details = details
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StartError, (str(self), self.details)
+
+
+class WorkerActor:
+    """Loads the network once, then runs attempts, a few at a time so that decoding and encoding hide behind compute."""
+
+    def __init__(self, setup: WorkerSetup):
+        self._setup = setup
+        self._assembly: Assembly | None = None
+
+    def start(self, weights: Any) -> str:
+        """Build the engine from the weights' bytes (a uint8 array); the node's id. Raises StartError."""
+        _set_threads(self._setup.threads)
+        try:
+            from workers.engine import build_engine  # torch is loaded here, in the worker alone
+
+            self._assembly = Assembly(self._setup, build_engine(self._setup, weights))
+        except PixgradError as error:
+            raise StartError(str(error), None) from None
+        except Exception as error:
+            raise StartError(f"{type(error).__name__}: {error}", traceback.format_exc()) from None
+        return ray.get_runtime_context().get_node_id()
+
+    def process(self, attempt: Attempt) -> Iterator[Event]:
+        """Run one attempt; yields what happens to it. Called concurrently, streamed."""
+        assert self._assembly is not None, "start() comes first"
+        yield from self._assembly.process(attempt)
+
+    def ticks(self) -> int:
+        """A counter that grows with every step of the compute loop."""
+        return self._assembly.ticks if self._assembly else 0
+
+
+@dataclass(frozen=True)
+class DeviceFacts:
+    """What a worker's device is and can do."""
+
+    device: str
+    name: str
+    memory: int
+    bf16: bool
+    torch: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """For run.json."""
+        return asdict(self)
+
+
+def probe_device() -> DeviceFacts:
+    """The facts of the device that this process was given. Runs as a Ray task where the workers will run."""
+    import torch
+
+    cuda = torch.cuda.is_available() and bool(os.environ.get("CUDA_VISIBLE_DEVICES", "0"))
+    if cuda:
+        properties = torch.cuda.get_device_properties(0)
+        bf16 = torch.cuda.get_device_capability(0) >= (8, 0)
+        return DeviceFacts("cuda", properties.name, properties.total_memory, bf16, torch.__version__)
+    flags = _cpu_flags()
+    bf16 = bool(flags & {"amx_bf16", "avx512_bf16"})
+    return DeviceFacts("cpu", _cpu_name(), 0, bf16, torch.__version__)
+
+
+def remote_actor() -> Any:
+    """The actor class for Ray: a death is final and seen at once; what to do about it is the driver's policy."""
+    final = ray.remote(max_restarts=0, max_task_retries=0, max_concurrency=CONCURRENT_ATTEMPTS + 1)  # pyright: ignore
+    return final(WorkerActor)
+
+
+def _set_threads(threads: int) -> None:
+    import torch
+
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # Ray sets 1, whatever the actor's share of the machine
+    torch.set_num_threads(threads)
+
+
+def _cpu_lines(key: str) -> list[str]:
+    try:
+        with open("/proc/cpuinfo") as file:  # noqa: PTH123
+            return [line.split(":", 1)[1].strip() for line in file if line.startswith(key)]
+    except OSError:
+        return []
+
+
+def _cpu_flags() -> set[str]:
+    return set(next(iter(_cpu_lines("flags")), "").split())
+
+
+def _cpu_name() -> str:
+    return next(iter(_cpu_lines("model name")), "CPU")

@@ -1,0 +1,302 @@
+"""A worker's assembly line: images are decoded ahead, computed in full batches across units, encoded behind. No torch.
+
+One thread computes, alone, so that the device is never shared. Around it a pool decodes and another encodes. Each
+attempt is drained by the thread that called `process`, which writes the shard.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import queue
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from workers.batching import Batcher, Frame
+from workers.codec import Decoded, decode
+from workers.errors import ImageError
+from workers.fetch import fetch
+from workers.layout import shard_name
+from workers.records import (
+    Acked,
+    Attempt,
+    Event,
+    Output,
+    Piece,
+    Started,
+    encode_rows,
+    failed_row,
+    ok_row,
+    output_seed,
+    row_identity,
+    row_schema,
+)
+from workers.setup import WorkerSetup
+from workers.shards import ShardWriter, shard_writer
+from workers.storage import open_store
+
+
+class Result(Protocol):
+    """What the engine made of one output."""
+
+    @property
+    def batch_shape(self) -> str:
+        """The batch that it was computed in, as "8x3x256x256"."""
+        ...
+
+    def encode(self) -> tuple[dict[str, bytes], dict[str, Any]]:
+        """The files of the shard by extension, the main one first, and the columns of the row."""
+        ...
+
+
+@dataclass(frozen=True)
+class Item:
+    """One output for the engine, decoded."""
+
+    output: Output
+    decoded: Decoded
+    seed: int
+
+
+class Engine(Protocol):
+    """Computes batches of equal frames."""
+
+    def batch_size(self, frame: Frame) -> int:
+        """How many items make a batch."""
+        ...
+
+    def run(self, items: Sequence[Item], on_step: Callable[[], None]) -> Sequence[Result | ImageError]:
+        """A result, or the reason why there is none, for each item (at most a batch, all of one frame)."""
+        ...
+
+
+@dataclass
+class _Ticket:
+    """An attempt in the line: outcomes arrive in any order."""
+
+    attempt: Attempt
+    outcomes: queue.SimpleQueue[_Outcome | BaseException] = field(default_factory=queue.SimpleQueue)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # one thread writes each key
+
+
+@dataclass(frozen=True)
+class _Place:
+    """An output's place: the attempt and its position there."""
+
+    ticket: _Ticket
+    position: int
+
+    @property
+    def output(self) -> Output:
+        return self.ticket.attempt.outputs[self.position]
+
+    def settle(self, outcome: _Made | ImageError) -> None:
+        self.ticket.outcomes.put(_Outcome(self.position, outcome))
+
+
+@dataclass(frozen=True)
+class _Image:
+    """One image with its source's hash, decoded for all of its outputs."""
+
+    decoded: Decoded
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Arrival:
+    places: Sequence[_Place]
+    image: _Image | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Made:
+    files: Mapping[str, bytes]
+    columns: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    position: int
+    what: _Made | ImageError
+
+
+class Assembly:
+    """Runs attempts, several at a time, on one engine."""
+
+    def __init__(self, setup: WorkerSetup, engine: Engine):
+        self._setup = setup
+        self._engine = engine
+        self._store = open_store(setup.output)
+        self._schema = row_schema(setup.task, setup.source_columns)
+        self._decoders = ThreadPoolExecutor(max(1, setup.threads), "decode")
+        self._encoders = ThreadPoolExecutor(1, "encode")
+        self._arrivals: queue.SimpleQueue[_Arrival | int] = queue.SimpleQueue()
+        self._batcher: Batcher[tuple[_Place, _Image]] = Batcher(engine.batch_size)
+        self._awaited = 0
+        self.ticks = 0
+        threading.Thread(target=self._compute, name="compute", daemon=True).start()
+
+    def process(self, attempt: Attempt) -> Iterator[Event]:
+        """Run one attempt; called by a thread of its own. Raises StorageError if the shard can't be written."""
+        yield Started()
+        ticket = _Ticket(attempt)
+        images = _group_by_image(ticket)
+        self._arrivals.put(len(images))
+        for places in images:
+            self._decoders.submit(self._decode, places)
+        yield from self._drain(ticket)
+
+    # -- decode ---------------------------------------------------------------------------------------------------
+
+    def _decode(self, places: Sequence[_Place]) -> None:
+        began = time.perf_counter()
+        image = None
+        try:
+            ref = places[0].output.image
+            data = fetch(self._setup.source_root, ref, self._setup.images.max_bytes)
+            image = _Image(decode(data, self._setup.images), hashlib.sha256(data).hexdigest())
+        except ImageError as error:
+            for place in places:
+                place.settle(error)
+        except BaseException as error:
+            places[0].ticket.outcomes.put(error)
+        finally:
+            self._arrivals.put(_Arrival(places, image, time.perf_counter() - began))
+
+    # -- compute --------------------------------------------------------------------------------------------------
+
+    def _compute(self) -> None:
+        while True:
+            self._receive(self._arrivals.get())
+            while batch := self._next_batch():
+                self._run(batch)
+
+    def _next_batch(self) -> list[tuple[_Place, _Image]] | None:
+        while not self._arrivals.empty():
+            self._receive(self._arrivals.get())
+        return self._batcher.take(partial=self._awaited == 0)
+
+    def _receive(self, arrival: _Arrival | int) -> None:
+        if isinstance(arrival, int):
+            self._awaited += arrival
+            return
+        self._awaited -= 1
+        arrival.places[0].ticket.seconds["decode"] += arrival.seconds
+        if arrival.image is not None:
+            for place in arrival.places:
+                self._batcher.add(arrival.image.decoded.frame, (place, arrival.image))
+
+    def _run(self, batch: list[tuple[_Place, _Image]]) -> None:
+        began = time.perf_counter()
+        try:
+            items = [Item(p.output, image.decoded, output_seed(self._setup.seed, p.output.key)) for p, image in batch]
+            results = self._engine.run(items, self._tick)
+        except BaseException as error:
+            for place, _ in batch:
+                place.ticket.outcomes.put(error)
+            return
+        each = (time.perf_counter() - began) / len(batch)
+        for (place, image), item, result in zip(batch, items, results, strict=True):
+            place.ticket.seconds["compute"] += each
+            if isinstance(result, ImageError):
+                place.settle(result)
+            else:
+                self._encoders.submit(self._encode, place, image, item, result, each)
+
+    def _tick(self) -> None:
+        self.ticks += 1
+
+    # -- encode ---------------------------------------------------------------------------------------------------
+
+    def _encode(self, place: _Place, image: _Image, item: Item, result: Result, seconds: float) -> None:
+        began = time.perf_counter()
+        try:
+            files, columns = result.encode()
+            main, data = next(iter(files.items()))
+            decoded = image.decoded
+            fields = {
+                "source_width": decoded.source_width,
+                "source_height": decoded.source_height,
+                "width": decoded.frame[1],
+                "height": decoded.frame[0],
+                "transform": list(decoded.transform),
+                "source_sha256": image.sha256,
+                "shard_member": f"{item.output.key}.{main}",
+                "output_sha256": hashlib.sha256(data).hexdigest(),
+                "batch_shape": result.batch_shape,
+                "seconds": seconds,
+                **columns,
+            }
+            place.settle(_Made(files, fields))
+        except BaseException as error:
+            place.ticket.outcomes.put(error)
+        finally:
+            place.ticket.seconds["encode"] += time.perf_counter() - began
+
+    # -- write ----------------------------------------------------------------------------------------------------
+
+    def _drain(self, ticket: _Ticket) -> Iterator[Event]:
+        attempt = ticket.attempt
+        name = shard_name(attempt.unit, attempt.id)
+        rows: list[dict[str, Any]] = []
+        settled: dict[int, _Made | ImageError] = {}
+        with ExitStack() as stack:
+            shard: ShardWriter | None = None
+            while len(rows) < len(attempt.outputs):
+                acked = list(_available(ticket.outcomes))
+                settled.update((o.position, o.what) for o in acked)
+                while len(rows) in settled:  # in the order of the attempt, whatever order they arrive in
+                    position, what = len(rows), settled.pop(len(rows))
+                    rows.append(self._row(attempt, position, what, name))
+                    if isinstance(what, _Made):
+                        shard = shard or stack.enter_context(shard_writer(self._store, name))
+                        shard.add(rows[-1]["key"], {**what.files, "json": _sample_json(rows[-1])})
+                yield Acked(tuple(attempt.indices[o.position] for o in acked))
+            sha256 = shard.close() if shard else None
+        for row in rows:
+            if row["status"] == "ok":
+                row["shard_sha256"] = sha256
+        failures = Counter(row["error_code"] for row in rows if row["status"] == "failed")
+        yield Piece(attempt.indices, encode_rows(rows, self._schema), dict(failures), dict(ticket.seconds))
+
+    def _row(self, attempt: Attempt, position: int, what: _Made | ImageError, shard: str) -> dict[str, Any]:
+        identity = row_identity(
+            attempt.outputs[position],
+            unit=attempt.unit,
+            round=attempt.round,
+            attempts=attempt.tries[position],
+            run_seed=self._setup.seed,
+        )
+        if isinstance(what, ImageError):
+            return failed_row(identity, what.code, str(what))
+        return ok_row(identity, {**what.columns, "shard": shard})
+
+
+def _available(outcomes: queue.SimpleQueue[_Outcome | BaseException]) -> Iterator[_Outcome]:
+    """At least one outcome, and all that are there."""
+    first = True
+    while first or not outcomes.empty():
+        outcome = outcomes.get()
+        if isinstance(outcome, BaseException):
+            raise outcome
+        yield outcome
+        first = False
+
+
+def _group_by_image(ticket: _Ticket) -> list[list[_Place]]:
+    groups: dict[tuple[str, str | None], list[_Place]] = {}
+    for position, output in enumerate(ticket.attempt.outputs):
+        groups.setdefault((output.image.uri, output.image.member), []).append(_Place(ticket, position))
+    return list(groups.values())
+
+
+def _sample_json(row: Mapping[str, Any]) -> bytes:
+    left_out = {"shard", "shard_member", "unit", "round", "attempts", "seconds", "status"}
+    return json.dumps({k: v for k, v in row.items() if k not in left_out}, default=str, sort_keys=True).encode()
