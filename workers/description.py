@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
@@ -16,7 +17,7 @@ from pydantic import TypeAdapter
 
 from workers.download import hub_folder
 from workers.errors import ModelError
-from workers.layers import LOGITS, LayerInfo, Task, default_layers, unknown_layer
+from workers.layers import LOGITS, TASKS, LayerInfo, Task, default_layers, unknown_layer
 from workers.params import Layer, ModelParams
 from workers.weights import PACKAGED, HubEntry, WeightsFile, hub_weights, local_weights, read_classes
 
@@ -63,6 +64,15 @@ class ModelDescription:
     def defaults(self, task: Task) -> list[str]:
         """Layers that suit a task. Raises ModelError where there is no default, asking to name some."""
         return default_layers(self.name, self.layers, task)
+
+    @cached_property
+    def default_layers(self) -> dict[Task, list[str]]:
+        """The default layers of every task that has some."""
+        found: dict[Task, list[str]] = {}
+        for task in TASKS:
+            with suppress(ModelError):
+                found[task] = self.defaults(task)
+        return found
 
     def check_layers(self, layers: Sequence[Layer], *, maps_only: bool = False) -> None:
         """Raise ModelError for an unknown layer, an unknown channel or, if asked, a layer without positions."""
