@@ -106,14 +106,25 @@ class StyleParams(Params):
     assign: str = Field(default="all", description="all (the grid) | random (by image identity) | cycle | a column")
     content_layers: Layers | None = Field(default=None, description="null: the network family's default")
     style_layers: Layers | None = Field(default=None, description="null: the network family's default")
-    content_weight: float = Field(default=1.0, ge=0)
-    style_weight: float = Field(default=1000.0, ge=0)
-    tv_weight: float = Field(default=0.0, ge=0)
+    content_weight: float = Field(
+        default=1.0, ge=0, description="of the features' squared error, relative to the content's"
+    )
+    style_weight: float = Field(
+        default=5.0, ge=0, description="of the Gram matrices' squared error, relative to the style's"
+    )
+    tv_weight: float = Field(default=0.0, ge=0, description="of neighbouring pixels' squared differences, per pixel")
     init: Literal["content", "noise", "grey"] = "content"
     optimizer: Literal["lbfgs", "adam"] = "lbfgs"
     iterations: int = Field(default=300, ge=1)
     history: int = Field(default=10, ge=1, description="L-BFGS pairs kept for each image")
     learning_rate: float = Field(default=0.02, gt=0, description="Adam only, in units of the pixel range")
+
+    @model_validator(mode="after")
+    def _layers_once(self) -> StyleParams:
+        for layers in (self.content_layers or [], self.style_layers or []):
+            if len({layer.name for layer in layers}) < len(layers):
+                raise ValueError("a layer can be named only once: join its channels in one list")
+        return self
 
 
 class TopK(Params):
