@@ -1,0 +1,76 @@
+"""A signed attribution map as a picture that a person can read, with its colour scale written below. No torch."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from workers.attribution.smoothing import gaussian_matrix
+
+SMOOTHING = 0.06
+"""Standard deviation of the smoothing, as a share of the shorter side. Raw integrated gradients are speckle of both
+signs that cancels a hundredfold; what a region contributes on the whole shows only at this width."""
+
+SCALE_PERCENTILE = 99
+"""The strongest colour stands for this percentile of the smoothed |map|; what lies above it is clipped."""
+
+PHOTOGRAPH_CONTRAST = 0.38
+"""How much of the grey photograph's contrast is left under the colours."""
+
+COLOURS = np.array(
+    [(16, 62, 140), (58, 130, 200), (190, 220, 240), (255, 255, 255), (254, 213, 180), (230, 100, 50), (150, 20, 20)],
+    dtype=np.float64,
+)
+"""From -1 to 1 in equal steps, RGB: blue, white, red, told apart with every common colour vision deficiency."""
+
+Picture = NDArray[np.uint8]
+Map = NDArray[np.floating]
+
+
+def heatmap(attribution: Map, image: Picture) -> tuple[Picture, float]:
+    """The map as colours over the pale grey photograph, a legend below, and the scale s of the colours.
+
+    `attribution` (H x W, signed) and `image` (H x W x 3, sRGB, uint8) share a frame. The map is smoothed first; red
+    raises the objective, blue lowers it, and the strongest colours stand for -s and +s, in units of the objective per
+    pixel. Returns a picture of the same width (but wide enough for the legend) and a little taller, and s (0 if the map
+    is zero everywhere). The raw map remains the result; this is its presentation.
+    """
+    smooth = _smooth(attribution)
+    scale = float(np.percentile(np.abs(smooth), SCALE_PERCENTILE)) or float(np.abs(smooth).max())
+    level = np.clip(smooth / scale, -1, 1) if scale else np.zeros_like(smooth)
+    return _with_legend(_overlay(level, image), scale), scale
+
+
+def _overlay(level: Map, image: Picture) -> Picture:
+    grey = np.asarray(Image.fromarray(image).convert("L"), dtype=np.float64)[..., None]
+    pale = 255 - PHOTOGRAPH_CONTRAST * (255 - grey)
+    return np.rint(_colour(level) * pale / 255).astype(np.uint8)
+
+
+def _colour(level: Map) -> NDArray[np.float64]:
+    """RGB in 0 to 255 for levels in [-1, 1], interpolated between `COLOURS`."""
+    stops = np.linspace(-1, 1, len(COLOURS))
+    return np.stack([np.interp(level, stops, channel) for channel in COLOURS.T], axis=-1)
+
+
+def _smooth(values: Map) -> NDArray[np.float64]:
+    sigma = SMOOTHING * min(values.shape)
+    rows, columns = (gaussian_matrix(size, sigma) for size in values.shape)
+    return rows @ values.astype(np.float64) @ columns.T
+
+
+def _with_legend(picture: Picture, scale: float) -> Picture:
+    """The picture with a bar of the colours below it, marked -s (against the class), 0 and +s (for it)."""
+    height, width = picture.shape[:2]
+    text = max(10, width // 24)
+    margin, bar = text, text // 2
+    canvas = Image.new("RGB", (max(width, 20 * text), height + 3 * text), "white")
+    canvas.paste(Image.fromarray(picture), ((canvas.width - width) // 2, 0))
+    gradient = np.rint(_colour(np.linspace(-1, 1, canvas.width - 2 * margin))).astype(np.uint8)
+    canvas.paste(Image.fromarray(np.repeat(gradient[None], bar, axis=0)), (margin, height + bar))
+    draw, font, top = ImageDraw.Draw(canvas), ImageFont.load_default(text), height + 2 * bar + 1
+    draw.text((margin, top), f"-{scale:.2g} against", "black", font, anchor="la")
+    draw.text((canvas.width / 2, top), "0", "black", font, anchor="ma")
+    draw.text((canvas.width - margin, top), f"for +{scale:.2g}", "black", font, anchor="ra")
+    return np.asarray(canvas)
