@@ -44,7 +44,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(_complain("Interrupted.", 130))
     except PixgradError as error:
-        sys.exit(_complain(str(error), exit_code_of(error)))
+        sys.exit(_complain(str(error), error.exit_code))
     except Exception as error:
         if os.environ.get("PIXGRAD_TRACEBACK"):
             raise
@@ -54,26 +54,12 @@ def main() -> None:
         sys.exit(_complain(sentence, 1))
 
 
-def exit_code_of(error: PixgradError) -> int:
-    """What an expected error exits with; 2, a wrong job or usage, unless its kind says otherwise."""
-    from pipeline.epoch import RunBusyError
-    from pipeline.provenance import OtherJobError
-    from workers.storage import MissingError, StorageError
-
-    if isinstance(error, OtherJobError | RunBusyError):
-        return 5
-    if isinstance(error, StorageError) and not isinstance(error, MissingError):
-        return 4
-    return getattr(error, "exit_code", 2)
-
-
 @app.command()
 def run(job: JobArgument, set_: SetOption = None, allow_code: CodeOption = False) -> None:
     """Run a job, or go on with it: the same command resumes. Ray is embedded, or the cluster at RAY_ADDRESS."""
     from jobs.spec import dump_job, load_job
     from pipeline.prepare import prepare
     from pipeline.run import run as run_job
-    from workers.errors import PixgradError
 
     config = load_job(job, set_ or [])
     prepared = prepare(config, allow_code=allow_code)
@@ -81,7 +67,7 @@ def run(job: JobArgument, set_: SetOption = None, allow_code: CodeOption = False
     try:
         outcome = run_job(prepared, job_yaml=dump_job(prepared.config), console=err)
     except PixgradError as error:
-        if exit_code_of(error) in (4, 130):
+        if error.exit_code in (4, 130):
             err.print(f"To go on: {again}", markup=False)
         raise
     counts, place = outcome.counts, prepared.store.url

@@ -23,6 +23,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import numpy as np
 import ray
+from numpy.typing import NDArray
 from ray import exceptions as ray_errors
 
 from pipeline.commit import commit
@@ -104,13 +105,17 @@ def cluster() -> Iterator[None]:
         return
     with tempfile.TemporaryDirectory(prefix="pixgrad-") as folder:
         inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-        ray.init(
-            address=os.environ.get("RAY_ADDRESS", "local"),
-            include_dashboard=False if "RAY_ADDRESS" not in os.environ else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env=None if inside_job else {"working_dir": folder},
-        )
+        address = os.environ.get("RAY_ADDRESS", "local")
+        try:
+            ray.init(
+                address=address,
+                include_dashboard=False if address == "local" else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env=None if inside_job else {"working_dir": folder},
+            )
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise RunStopped(f"Can't reach or start Ray (RAY_ADDRESS={address}): {_first_line(error)}", 4) from None
         try:
             yield
         finally:
@@ -133,6 +138,19 @@ def probe(gpus: float | None) -> tuple[DeviceFacts, float, int]:
         shares = [int(n["CPU"] // max(1, n["GPU"] / wanted)) for n in nodes if n.get("GPU", 0)]
         return facts, wanted, max(1, min([8, *shares]))
     return facts, 0.0, max(1, min([4, *(int(n["CPU"]) for n in nodes)]))
+
+
+def check_room(resources: Resources) -> None:
+    """Raise RunStopped if a worker fits no machine, and no more machines can come."""
+    if "RAY_ADDRESS" in os.environ:
+        return
+    total = ray.cluster_resources()
+    if total.get("CPU", 0) < resources.cpus or total.get("GPU", 0) < resources.gpus:
+        raise RunStopped(
+            f"A worker of this run takes {resources.cpus} CPUs and {resources.gpus:g} GPUs, more than there are here; "
+            f"go on with the run on a machine like the one it began on, or begin another.",
+            4,
+        )
 
 
 @dataclass
@@ -168,7 +186,7 @@ class Driver:
         *,
         store: Store,
         setup: WorkerSetup,
-        weights: bytes,
+        weights: NDArray[np.uint8],
         resources: Resources,
         feed: UnitFeed,
         listener: Listener,
@@ -176,7 +194,7 @@ class Driver:
     ):
         self._store = store
         self._setup = setup
-        self._weights = ray.put(np.frombuffer(weights, dtype=np.uint8))
+        self._weights = ray.put(weights)
         self._resources = resources
         self._feed = feed
         self._listener = listener
@@ -226,17 +244,19 @@ class Driver:
 
     def _start_workers(self) -> None:
         alive = len(self._workers) + len(self._starting)
-        target = max(self._resources.min_workers, min(self._fitting(), len(self._open)))
+        target = max(self._resources.min_workers, min(self._wanted(), len(self._open)))
         for _ in range(target - alive):
             self._workers_made += 1
             worker = _Worker(f"worker-{self._workers_made}", self._actor.remote(self._setup))
             self._starting[worker.actor.start.remote(self._weights)] = worker
 
-    def _fitting(self) -> int:
-        """Workers that the cluster as it is has room for; one at least, so that an autoscaler sees what is wanted."""
+    def _wanted(self) -> int:
+        """Workers wanted: the most allowed, so that an autoscaler sees it, or what the cluster now has room for."""
+        if self._resources.max_workers is not None:
+            return self._resources.max_workers
         total, mine = ray.cluster_resources(), self._resources
         room = total.get("GPU", 0) // mine.gpus if mine.gpus else total.get("CPU", 0) // mine.cpus
-        return max(1, int(min(room, mine.max_workers or room)))
+        return max(1, int(room))
 
     def _assign(self) -> None:
         for worker in list(self._workers.values()):
@@ -329,8 +349,10 @@ class Driver:
         del self._streams[stream.events]
         self._policy.returned(stream.task.id)
         self._listener.event("attempt_failed", unit=stream.task.unit, error=str(error.cause or error))
-        if not isinstance(error.cause, StorageError):
+        if not isinstance(error.cause, PixgradError):
             raise error
+        if not isinstance(error.cause, StorageError):
+            raise RunStopped(str(error.cause), 4)
         self._store_failures += 1
         if self._store_failures >= STORE_FAILURES:
             raise RunStopped(str(error.cause), 4)

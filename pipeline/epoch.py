@@ -29,6 +29,8 @@ HEARTBEAT = 10.0
 class RunBusyError(PixgradError):
     """Another live driver works on the run."""
 
+    exit_code = 5
+
 
 @dataclass(frozen=True)
 class Claim:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config import JobConfig, SourceParams
+from pipeline.config import JobConfig
 from pipeline.patterns import absolute
 from pipeline.pictures import find_pictures
 from pipeline.plan import RESERVED, Plan, Variants
@@ -24,6 +24,7 @@ from workers.params import AttributionParams, DeepDreamParams, ImageParams, Laye
 from workers.records import reserved_columns
 from workers.setup import Picture
 from workers.storage import Store, open_store
+from workers.weights import is_file
 
 
 class JobError(PixgradError):
@@ -59,7 +60,7 @@ class PreparedJob:
         fields["model"] |= {"weights": self.model.weights.sha256, "classes": self.model.description.categories}
         section = fields[self.config.task]
         if self.config.task == "style":
-            section["styles"] = {style.name: style.sha256 for style in self.styles}
+            section["styles"] = [[style.name, style.sha256] for style in self.styles]
         if self.config.task == "deepdream":
             for stage, guide in zip(section["stages"], self.guides, strict=True):
                 stage["guide"] = guide.sha256 if guide else None
@@ -68,14 +69,9 @@ class PreparedJob:
 
 def prepare(config: JobConfig, *, allow_code: bool = False) -> PreparedJob:
     """Look everything up. Raises PixgradError (ModelError, SourceError, JobError, ...) with what is wrong."""
-    config = config.model_copy(
-        update={
-            "output": absolute(config.output),
-            "source": SourceParams(uri=absolute(config.source.uri), labels=config.source.labels),
-        }
-    )
+    config = _with_absolute_paths(config)
     source = open_source(config.source, reserved=reserved_columns(config.task) | RESERVED, exclude=config.output)
-    _check_columns(config, source)
+    _check_job(config, source)
     model = prepare_model(config.model, allow_code=allow_code)
     section, layers = _resolve(config, model.description)
     config = config.model_copy(update={config.task: section})
@@ -94,6 +90,24 @@ def prepare(config: JobConfig, *, allow_code: bool = False) -> PreparedJob:
     )
     _check_frame(job)
     return job
+
+
+def _with_absolute_paths(config: JobConfig) -> JobConfig:
+    """The job as it means the same from any folder."""
+    model, section = config.model, config.section
+    if is_file(model.weights):
+        model = model.model_copy(update={"weights": absolute(model.weights)})
+    if model.classes is not None:
+        model = model.model_copy(update={"classes": absolute(model.classes)})
+    if isinstance(section, StyleParams):
+        section = section.model_copy(update={"styles": [absolute(style) for style in section.styles]})
+    if isinstance(section, DeepDreamParams):
+        guides = [absolute(stage.guide) if stage.guide else None for stage in section.stages]
+        stages = [s.model_copy(update={"guide": g}) for s, g in zip(section.stages, guides, strict=True)]
+        section = section.model_copy(update={"stages": stages})
+    source = config.source.model_copy(update={"uri": absolute(config.source.uri)})
+    changed = {"output": absolute(config.output), "source": source, "model": model, config.task: section}
+    return config.model_copy(update=changed)
 
 
 Section = DeepDreamParams | StyleParams | AttributionParams
@@ -146,7 +160,9 @@ def _guides(section: Section, images: ImageParams) -> tuple[Picture | None, ...]
     return tuple(find_pictures([stage.guide], images)[0] if stage.guide else None for stage in section.stages)
 
 
-def _check_columns(config: JobConfig, source: Source) -> None:
+def _check_job(config: JobConfig, source: Source) -> None:
+    if config.attribution and config.precision == "bf16":
+        raise JobError("precision is bf16 and attribution needs fp32: bf16 moves a map by 40 %; set precision: auto.")
     assign = config.style.assign if config.style else "all"
     names = [column.name for column in source.columns]
     if assign not in ("all", "random", "cycle") and assign not in names:

@@ -21,6 +21,8 @@ PACKAGES = ("pixgrad", "torch", "torchvision", "timm", "ray", "numpy", "pillow",
 class OtherJobError(PixgradError):
     """The run's folder belongs to another job."""
 
+    exit_code = 5
+
 
 def fingerprint(fields: Mapping[str, Any]) -> str:
     """A hash of everything that a run must keep from its first day to its last (promise 6)."""

@@ -10,8 +10,9 @@ from rich.console import Console
 
 from pipeline.commit import Counts, committed_units, write_manifest
 from pipeline.config import JobConfig
-from pipeline.driver import Driver, Resources, RunStopped, cluster, probe, stop_on_signals
+from pipeline.driver import Driver, Resources, RunStopped, check_room, cluster, probe, stop_on_signals
 from pipeline.epoch import take_over
+from pipeline.listing import SourceError
 from pipeline.plan import UnitFeed
 from pipeline.prepare import PreparedJob
 from pipeline.progress import EventLog, Monitor, display
@@ -72,7 +73,9 @@ def run(job: PreparedJob, *, job_yaml: str, console: Console) -> Outcome:
     """
     before = read_run(job.store)
     if before:
-        check_same_job(job.store, before, job.fingerprint_fields(before["fixed"]["precision"]))
+        asked = job.config.precision
+        precision = before["fixed"]["precision"] if asked == "auto" else asked
+        check_same_job(job.store, before, job.fingerprint_fields(precision))
     driver = take_over(job.store)
     exit_code = 4
     try:
@@ -82,10 +85,8 @@ def run(job: PreparedJob, *, job_yaml: str, console: Console) -> Outcome:
             outcome = _drive(job, fixed, facts, driver.claim.epoch, console)
         exit_code = outcome.exit_code
         return outcome
-    except RunStopped as stopped:
-        exit_code = stopped.exit_code
-        raise
-    except PixgradError:
+    except PixgradError as error:
+        exit_code = error.exit_code
         raise
     except KeyboardInterrupt:
         exit_code = 130
@@ -140,14 +141,16 @@ def _begin(job: PreparedJob, fixed: Fixed, before: dict[str, Any] | None, job_ya
 def _drive(job: PreparedJob, fixed: Fixed, facts: dict[str, Any], epoch: int, console: Console) -> Outcome:
     began = time.monotonic()
     committed = committed_units(job.store, ROUND)
+    resources = _resources(job.config, fixed)
+    check_room(resources)
     feed = UnitFeed(job.plan(), job.source, committed)
     log = EventLog(job.store, epoch)
     monitor = Monitor(log, display(console, job.config.name))
     driver = Driver(
         store=job.store,
         setup=_setup(job, fixed),
-        weights=job.model.weights.path.read_bytes(),
-        resources=_resources(job.config, fixed),
+        weights=job.model.weights.read(),
+        resources=resources,
         feed=feed,
         listener=monitor,
     )
@@ -159,8 +162,12 @@ def _drive(job: PreparedJob, fixed: Fixed, facts: dict[str, Any], epoch: int, co
         over = counts.failed > job.config.max_failed * counts.outputs
         exit_code = 3 if over else 0
         return Outcome(counts, exit_code, time.monotonic() - began)
-    except RunStopped as stopped:
-        exit_code = stopped.exit_code
+    except SourceError as error:
+        if not feed.outputs:
+            raise
+        raise RunStopped(str(error), 4) from None  # what was listed before goes on once the source is mended
+    except PixgradError as error:
+        exit_code = error.exit_code
         raise
     finally:
         monitor.close()

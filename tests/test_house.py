@@ -130,7 +130,6 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     metadata = {name for name in names if name.startswith("pixgrad-")}
     assert names - metadata == sources | {"pixgrad.py"}
-    assert any(name.startswith("jobs/presets/") and name.endswith(".yaml") for name in names)
     assert any(name.endswith("licenses/LICENSE") for name in metadata)
 
 

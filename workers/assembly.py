@@ -162,9 +162,11 @@ class Assembly:
             ref = places[0].output.image
             data = fetch(self._setup.source_root, ref, self._setup.images.max_bytes)
             image = _Image(decode(data, self._setup.images), hashlib.sha256(data).hexdigest())
-        except ImageError as error:
+        except (ImageError, MemoryError) as error:
+            sentence = "This machine has too little memory to decode the image: set a lower images.max_pixels"
+            refusal = error if isinstance(error, ImageError) else ImageError("out_of_memory", sentence)
             for place in places:
-                place.settle(error)
+                place.settle(refusal)
         except BaseException as error:
             places[0].ticket.outcomes.put(error)
         finally:

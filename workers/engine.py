@@ -121,7 +121,7 @@ class Engine(ABC):
         return ImageError(
             "too_small",
             f"The network needs {least} x {least} pixels at these layers, and this image of {frame[1]} x {frame[0]} "
-            f"gives it {smallest[1]} x {smallest[0]}: choose earlier layers, fewer octaves or a larger images.short_side",
+            f"gives it {smallest[1]} x {smallest[0]}: choose earlier layers, fewer octaves or a larger short_side",
         )
 
     def _pixels(self, items: Sequence[Item]) -> Tensor:

@@ -2,7 +2,12 @@
 
 
 class PixgradError(Exception):
-    """An expected error: one sentence that says what is wrong, where, and what to do."""
+    """An expected error: one sentence that says what is wrong, where, and what to do.
+
+    `exit_code` is what a command that ends with it exits with; 2 stands for a wrong job or usage.
+    """
+
+    exit_code = 2
 
 
 class ImageError(PixgradError):

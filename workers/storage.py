@@ -36,9 +36,13 @@ _NO_KEY = re.compile(r"[\x00-\x1f\x7f]|(?:^|/)\.{0,2}(?:/|$)")
 class StorageError(PixgradError):
     """A file could not be read or written."""
 
+    exit_code = 4
+
 
 class MissingError(StorageError):
     """There is no file of that name."""
+
+    exit_code = 2
 
 
 class Entry(NamedTuple):

@@ -40,7 +40,7 @@ def test_of_many_commits_of_a_unit_one_counts(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         won = list(pool.map(lambda _: commit(store, 0, 1, [piece(1, [0, 1])]), range(24)))
     assert won.count(True) == 1
-    assert not [p for p in tmp_path.rglob("*.staged")]
+    assert not list(tmp_path.rglob("*.staged"))
 
 
 def test_the_manifest_has_the_latest_row_of_every_output(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ class Numbers(Source):
     """So many images, with a column; may break off behind some of them, as a store that fails does."""
 
     def __init__(self, count: int, breaks_at: int | None = None):
-        super().__init__("/nowhere", [pa.field("weight", pa.float64())])
+        super().__init__("/nowhere", "/nowhere")
+        self.columns = [pa.field("weight", pa.float64())]
         self.count = count
         self.breaks_at = breaks_at
 
@@ -41,7 +42,8 @@ GRID = Grid((Variant("a", 0), Variant("b", 1), Variant("c", 2)))
 
 
 def plan_in(folder: Path, unit_size: int = 4) -> Plan:
-    return Plan(LocalStore(folder), GRID, unit_size, [pa.field("weight", pa.float64())])
+    weight = pa.field("weight", pa.float64())
+    return Plan(LocalStore(folder), GRID, unit_size, [weight])
 
 
 def all_units(plan: Plan) -> list[Unit]:

@@ -211,5 +211,5 @@ def test_one_culprit_costs_a_logarithm_of_deaths(size: int, culprit: int) -> Non
         else:
             actions = policy.finished(task.id, "piece")
         for action in actions:
-            done = done or isinstance(action, Quarantine) or isinstance(action, Commit)
+            done = done or isinstance(action, (Quarantine, Commit))
     assert deaths <= size.bit_length() + 2

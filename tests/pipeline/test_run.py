@@ -20,9 +20,9 @@ import pandas as pd
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-import webdataset as wds
 from PIL import Image
 from rich.console import Console
+from webdataset.compat import WebDataset
 
 from jobs.spec import dump_job, load_job
 from pipeline.epoch import RunBusyError, take_over
@@ -55,6 +55,11 @@ def run_job(job: Path, *overrides: str) -> Outcome:
 def rows_of(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
     rows = pq.read_table(folder / "manifest.parquet").to_pylist()
     return {(row["uri"], row["variant"]): row for row in rows}
+
+
+def read_samples(shards: list[str]) -> dict[str, dict[str, Any]]:
+    decoded: Any = WebDataset(shards, shardshuffle=False).decode("rgb8")
+    return {sample["__key__"]: sample for sample in decoded}
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +106,9 @@ def test_other_peoples_tools_read_the_folder(workplace: Path) -> None:
     assert parts.num_rows == 6
     assert set(pd.read_parquet(folder / "manifest.parquet")["status"]) == {"ok", "failed"}
     query = f"select count(*) from '{folder}/manifest/*/*.parquet' where status = 'ok'"
-    assert duckdb.sql(query).fetchall() == [(4,)]
+    assert duckdb.connect().execute(query).fetchall() == [(4,)]
     shards = sorted(map(str, (folder / "shards").glob("*.tar")))
-    samples = {s["__key__"]: s for s in wds.WebDataset(shards, shardshuffle=False).decode("rgb8")}
+    samples = read_samples(shards)
     ok = {row["key"]: row for row in rows_of(folder).values() if row["status"] == "ok"}
     assert samples.keys() == ok.keys()
     for key, row in ok.items():
@@ -264,7 +269,7 @@ attribution:
     assert rows["coffee.png", "top1"]["target"] != rows["coffee.png", "top2"]["target"]
     assert rows["coffee.png", "top1"]["predicted"] == rows["coffee.png", "top1"]["target"]
     shards = sorted(map(str, (workplace / "runs/attribution/shards").glob("*.tar")))
-    samples = {s["__key__"]: s for s in wds.WebDataset(shards, shardshuffle=False).decode("rgb8")}
+    samples = read_samples(shards)
     for row in rows.values():
         attribution = samples[row["key"]]["npy"]
         assert attribution.shape == (96, 96) and attribution.dtype == np.float32

@@ -1,0 +1,161 @@
+"""The commands as a person types them: what they print, and what they exit with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from jobs import cli
+
+
+class Said(NamedTuple):
+    """A command's exit code and words."""
+
+    code: int
+    out: str
+    err: str
+
+
+Pixgrad = Callable[..., Said]
+
+JOB = """
+source: photos
+output: run
+model: {name: efficientnet_lite0}
+images: {short_side: 64, snap: 16}
+deepdream:
+  stages:
+    - {layers: [blocks.2], octaves: 2, iterations: 1}
+"""
+
+
+@pytest.fixture
+def pixgrad(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Pixgrad:
+    def call(*arguments: str) -> Said:
+        monkeypatch.setattr(sys, "argv", ["pixgrad", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        code = ended.value.code
+        return Said(code if isinstance(code, int) else 0 if code is None else 1, said.out, said.err)
+
+    return call
+
+
+@pytest.fixture
+def place(tmp_path: Path, photographs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "photos").mkdir()
+    shutil.copy(photographs["chelsea"], tmp_path / "photos")
+    (tmp_path / "photos" / "notes.txt").write_text("no picture")
+    (tmp_path / "job.yaml").write_text(JOB)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refused(said: Said, code: int = 2) -> str:
+    assert said.code == code, said
+    assert "Traceback" not in said.err and not said.out
+    return said.err.strip()
+
+
+def test_a_job_file_that_is_not_there(pixgrad: Pixgrad, place: Path) -> None:
+    assert refused(pixgrad("run", "jbo.yaml")) == "jbo.yaml: there is no such file"
+
+
+def test_a_misspelt_key_is_answered_with_line_and_neighbour(pixgrad: Pixgrad, place: Path) -> None:
+    (place / "job.yaml").write_text(JOB.replace("octaves", "octave"))
+    sentence = refused(pixgrad("run", "job.yaml"))
+    assert sentence.startswith("job.yaml:8: deepdream.stages.0.octave: unknown key, did you mean")
+
+
+def test_a_wrong_override_is_named_as_such(pixgrad: Pixgrad, place: Path) -> None:
+    assert refused(pixgrad("run", "job.yaml", "--set", "seed=many")).startswith("--set seed")
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("source=nowhere", "nowhere"),
+        ("model.name=resnet51", "nearest: resnet"),
+        ("deepdream.stages.0.layers=[blocks.9]", "unknown layer 'blocks.9'"),
+        ("deepdream.stages.0.layers=[{name: blocks.2, channels: [4000]}]", "channels 0 to"),
+        ("model.weights=missing.pth", "there is no weights file"),
+        ("deepdream.stages.0.guide=guide.jpg", "guide.jpg"),
+    ],
+)
+def test_what_can_be_known_before_the_run_is_said_before_it(
+    pixgrad: Pixgrad, place: Path, override: str, sentence: str
+) -> None:
+    assert sentence in refused(pixgrad("run", "job.yaml", "--set", override))
+    assert not (place / "run").exists()
+
+
+def test_octaves_that_shrink_below_what_the_network_takes(pixgrad: Pixgrad, place: Path) -> None:
+    overrides = ("model.name=vgg19", "deepdream.stages=[{layers: [relu5_3]}]", "images.short_side=32")
+    sentence = refused(pixgrad("plan", "job.yaml", *(word for o in overrides for word in ("--set", o))))
+    assert "needs 16 x 16 pixels" in sentence and "fewer octaves" in sentence
+
+
+def test_a_folder_without_images(pixgrad: Pixgrad, place: Path) -> None:
+    (place / "photos" / "chelsea.png").unlink()
+    assert "no images" in refused(pixgrad("plan", "job.yaml"))
+
+
+def test_plan_tells_what_would_be_done_and_writes_nothing(pixgrad: Pixgrad, place: Path) -> None:
+    said = pixgrad("plan", "job.yaml")
+    assert said.code == 0, said
+    for words in ("1 images", "1 other files passed over", "96 x 64", "1 of 64 outputs, 0 done", "sha256", "blocks.2"):
+        assert words in said.out
+    assert not (place / "run").exists()
+
+
+def test_a_folder_that_is_no_run(pixgrad: Pixgrad, place: Path) -> None:
+    for command in (["status", "photos"], ["verify", "photos"], ["export", "photos", "out"], ["status", "gone"]):
+        assert "no run" in refused(pixgrad(*command))
+
+
+def test_a_run_from_its_first_command_to_its_last(pixgrad: Pixgrad, place: Path, ray_cluster: None) -> None:
+    (place / "photos" / "torn.jpg").write_bytes(b"\xff\xd8\xff\xe0 torn")
+    said = pixgrad("run", "job.yaml")
+    assert said.code == 3 and "1 of 2 outputs made, 1 failed." in said.out and "max_failed" in said.err
+    assert pixgrad("run", "job.yaml", "--set", "max_failed=0.5").code == 0
+    assert refused(pixgrad("run", "job.yaml", "--set", "seed=5"), code=5).endswith("job.yaml).")
+    status = json.loads(pixgrad("status", "run", "--json").out)
+    assert status["state"] == "complete" and status["failures"] == {"corrupt": 1}
+    assert pixgrad("verify", "run").code == 0
+    assert "1 outputs in out" in pixgrad("export", "run", "out").out
+    assert (place / "out" / "chelsea.png").is_file()
+    next((place / "run" / "shards").glob("*.tar")).unlink()
+    said = pixgrad("verify", "run")
+    assert said.code == 6 and said.err.startswith("unit 0: ")
+
+
+def test_schema_is_json(pixgrad: Pixgrad) -> None:
+    schema = json.loads(pixgrad("schema").out)
+    assert {"source", "output"} <= schema["properties"].keys() and len(schema["oneOf"]) == 3
+
+
+def test_layers_are_listed_with_their_defaults(pixgrad: Pixgrad) -> None:
+    lines = pixgrad("layers", "vgg19").out.splitlines()
+    relu4_2 = next(line for line in lines if line.startswith("relu4_2"))
+    assert "512" in relu4_2 and "content" in relu4_2
+
+
+def test_weights_are_listed_and_fetched(pixgrad: Pixgrad) -> None:
+    assert "yes" in next(line for line in pixgrad("weights", "list", "lite0").out.splitlines() if "DEFAULT" in line)
+    fetched = pixgrad("weights", "fetch", "vgg19")
+    assert fetched.code == 0 and "sha256 c34748d2a8b1" in fetched.out
+
+
+def test_an_internal_error_is_one_sentence(pixgrad: Pixgrad, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("jobs.spec.load_job", broken)
+    assert refused(pixgrad("run", "job.yaml"), code=1).startswith("Internal error, ZeroDivisionError: a bug")
