@@ -21,8 +21,8 @@ NAMES = (
     "astronaut.png",
     "camera.png",
     "chelsea.png",
-    "clock_motion.png",
     "coffee.png",
+    "coins.png",
     "motorcycle_left.png",
     "retina.jpg",
     "rocket.jpg",
@@ -35,7 +35,7 @@ JOBS = {
 source: runs/photographs
 output: runs/dream
 model: {name: vgg19}
-images: {short_side: 224, snap: 32}
+images: {short_side: 192, snap: 32}
 units: {size: 2}
 deepdream:
   stages:
@@ -45,11 +45,11 @@ deepdream:
 source: runs/photographs/{{{",".join(CONTENTS)}}}.*
 output: runs/style
 model: {{name: vgg19}}
-images: {{short_side: 160, snap: 16}}
+images: {{short_side: 144, snap: 16}}
 units: {{size: 2}}
 style:
   styles: [runs/styles]
-  iterations: 60
+  iterations: 50
 """,
     "attribution": """\
 source: runs/photographs
@@ -59,7 +59,7 @@ images: {short_side: 256, frame: [224, 224]}
 units: {size: 4}
 attribution:
   target: predicted
-  max_evaluations: 257
+  max_evaluations: 129
 """,
 }
 

@@ -38,6 +38,12 @@ def find_files(uri: str, exclude: str | None = None) -> tuple[str, list[str]]:
     return root, list(names)
 
 
+def is_pattern(uri: str) -> bool:
+    """Whether `uri` is a glob or has braces, and is not the very name of a local file or folder."""
+    place = absolute(uri)
+    return bool(_MAGIC.search(place)) and (is_remote(uri) or not Path(place).exists())
+
+
 def absolute(uri: str) -> str:
     """A place as workers can open it from anywhere: local paths absolute, without a final slash."""
     return uri.rstrip("/") if is_remote(uri) else str(Path(local_path(uri)).expanduser().absolute())

@@ -206,7 +206,7 @@ def _sentence(tally: Tally) -> str:
         parts.append(f"{tally.failed} failed")
     rate, remaining = tally.rate(now), tally.remaining(now)
     if rate:
-        parts.append(f"{rate:.2f}/s" if rate < 10 else f"{rate:.0f}/s")
+        parts.append(f"{rate:.1f}/s" if rate >= 1 else f"{60 * rate:.1f}/min")
     if remaining and not tally.listing:
         parts.append(f"{duration(remaining)} to go")
     parts.append(f"{tally.workers} worker{'' if tally.workers == 1 else 's'}" if tally.workers else "workers starting")

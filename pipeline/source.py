@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.config import SourceParams
 from pipeline.listing import IMAGE_SUFFIXES, Source, SourceError, behind, folder_label, suffix
-from pipeline.patterns import absolute, find_files, lies_in, relative_to
+from pipeline.patterns import absolute, find_files, is_pattern, lies_in, relative_to
 from pipeline.tables import TABLE_SUFFIXES, Table
 from pipeline.tars import Tars
 from workers.records import ImageRef
@@ -34,7 +34,7 @@ def open_source(params: SourceParams, *, reserved: frozenset[str], exclude: str 
         return Table(*find_files(uri, exclude), labels, reserved)
     if labels not in (None, "folder"):
         raise SourceError(f"labels: {labels} needs tars or a table; for {uri} it can be folder, or null.")
-    if kind in IMAGE_SUFFIXES:
+    if kind in IMAGE_SUFFIXES or (is_pattern(uri) and not place.lower().endswith(_COMPRESSED_TARS)):
         return Images(*find_files(uri, exclude), labels)
     if not folder:
         _check_prefix(uri, place)
@@ -76,8 +76,16 @@ class Images(Source):
 
     def __init__(self, root: str, names: Sequence[str], labels: str | None):
         super().__init__(root, root)
-        self._images = [ImageRef(name, label=folder_label(name) if labels else None) for name in names]
+        self._names = names
+        self._labels = labels
         open_store(root).size(names[0])
 
     def _list(self, after: ImageRef | None) -> Iterator[ImageRef]:
-        yield from behind(iter(self._images), after)
+        yield from behind(self._images(), after)
+
+    def _images(self) -> Iterator[ImageRef]:
+        for name in self._names:
+            if suffix(name) in IMAGE_SUFFIXES:
+                yield ImageRef(name, label=folder_label(name) if self._labels else None)
+            else:
+                self.ignored[suffix(name)] += 1

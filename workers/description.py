@@ -8,13 +8,13 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
+from workers.classes import class_index
 from workers.download import hub_folder
 from workers.errors import ModelError
 from workers.layers import LOGITS, TASKS, LayerInfo, Task, default_layers, unknown_layer
@@ -90,29 +90,8 @@ class ModelDescription:
         return max((self.layer(name).min_side for name in layers), default=1)
 
     def class_index(self, wanted: int | str) -> int:
-        """The index of a class given by index or by name (case doesn't matter).
-
-        Raises ModelError: no classifier, out of range, no names known, unknown name (the nearest are named), ambiguous.
-        """
-        count = self.layer(LOGITS).channels or 0
-        if isinstance(wanted, int):
-            if 0 <= wanted < count:
-                return wanted
-            raise ModelError(f"there is no class {wanted}: this network has classes 0 to {count - 1}")
-        if self.categories is None:
-            raise ModelError(
-                f"there are no names to find the class {wanted!r} by: give an index, or model.classes a file"
-            )
-        names = [name.lower() for name in self.categories]
-        found = [index for index, name in enumerate(names) if name == wanted.lower()]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise ModelError(
-                f"several classes are called {wanted!r}: give an index, one of {', '.join(map(str, found))}"
-            )
-        near = get_close_matches(wanted.lower(), names, n=5, cutoff=0.5)
-        raise ModelError(f"there is no class {wanted!r}" + (f"; nearest: {', '.join(near)}" if near else ""))
+        """The index of a class given by index or name; see `workers.classes`. Raises ModelError."""
+        return class_index(wanted, self.layer(LOGITS).channels or 0, self.categories)
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from workers.assembly import Item, Result
 from workers.attribution.baselines import make_baselines
 from workers.attribution.heatmap import heatmap
 from workers.attribution.integrate import Attribution, integrated_gradients
-from workers.attribution.targets import predict, resolve_target
+from workers.attribution.predict import predict
 from workers.batching import Frame
+from workers.classes import class_index
 from workers.codec import Pixels, decode, encode_npy, encode_png, to_uint8
 from workers.deepdream import StagePlan, deepdream
 from workers.dream_objective import guide_features
@@ -169,8 +170,8 @@ class DreamEngine(Engine):
         self._stages = [self._plan(stage, guide) for stage, guide in zip(setup.params.stages, guides, strict=True)]
 
     def _plan(self, stage: Any, guide: Picture | None) -> StagePlan:
-        if stage.class_ is not None:
-            return StagePlan(stage, class_index=resolve_target(self._network, stage.class_))
+        if isinstance(stage.class_, int):
+            return StagePlan(stage, class_index=stage.class_)
         features = guide_features(self._network, self._picture(guide)[0], stage.layers) if guide else None
         return StagePlan(stage, stage.layers, guide=features)
 
@@ -284,8 +285,9 @@ class AttributionEngine(Engine):
             wanted = item.output.image.label
             if wanted is None:
                 return ImageError("no_label", "The image has no label to explain: set source.labels or another target")
+        assert wanted is not None, "every variant of an attribution has a target"
         try:
-            return resolve_target(self._network, wanted)  # pyright: ignore[reportArgumentType]
+            return class_index(wanted, len(logits), self._network.categories)
         except ModelError as error:
             return ImageError("unknown_class", f"{error}")
 

@@ -586,3 +586,10 @@ class TestObjectStore:
             assert read(src, refs[1]) == b"data"
             assert place is table or read(src, refs[0]) == b"data"
             assert_goes_on_behind_any(src)
+
+
+def test_a_glob_of_files_passes_over_those_that_are_no_images(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.png", "c.txt", "d.jpg"):
+        (tmp_path / name).write_bytes(b"x")
+    source = open_source(SourceParams(uri=f"{tmp_path}/{{a,b,c}}.*"), reserved=frozenset())
+    assert [image.uri for image in source.images()] == ["a.jpg", "b.png"] and source.ignored == {".txt": 1}

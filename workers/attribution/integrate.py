@@ -41,7 +41,8 @@ def integrated_gradients(
     All images share one queue of (image, node) pairs. Every evaluation has exactly `batch` rows, the last filled with
     copies, and an image's sum is taken node by node in fixed order: its result doesn't depend on its companions. Images
     that are done leave the queue; one that isn't finite spoils no other. Memory: some maps (H x W, fp64) an image and
-    `batch` gradients, however many evaluations. `on_step` is called after each evaluation.
+    `batch` gradients, however many evaluations. The network sees the memory format of `images` and `baselines`; with
+    channels_last it is fastest. `on_step` is called after each evaluation.
 
     Raises ModelError for a network in reduced precision, and for a target that the network doesn't have.
     """

@@ -9,7 +9,7 @@ from torch import Tensor
 from workers.attribution.integrate import integrated_gradients
 from workers.attribution.path import Attribution
 from workers.attribution.rules import quadrature
-from workers.attribution.targets import predict
+from workers.attribution.predict import predict
 from workers.errors import ModelError
 from workers.features import LOGITS, Network
 from workers.params import AttributionParams
@@ -137,16 +137,15 @@ def test_nested_levels_add_up_to_the_fixed_trapezoid(small_network, photographs)
 
 
 def test_converged_means_that_both_tolerances_truly_hold(efficientnet, photographs):
-    network, images = efficientnet(torch.float32), photographs(64)[1:]
-    arguments = network, images, predict(network, images, batch=8).argmax(1), torch.zeros_like(images)
-    reference = integrated_gradients(*arguments, fixed("trapezoid", 512), batch=16)
-    for result, exact in zip(integrated_gradients(*arguments, adaptive(0.1, 0.1), batch=16), reference, strict=True):
-        change = result.objective_value - result.baseline_value
+    network, images = efficientnet(torch.float32), photographs(64)
+    arguments = network, images, predict(network, images, batch=16).argmax(1), torch.zeros_like(images)
+    reference = integrated_gradients(*arguments, fixed("trapezoid", 256), batch=16)
+    for result, exact in zip(integrated_gradients(*arguments, adaptive(0.2, 0.2), batch=16), reference, strict=True):
         assert result.converged
-        assert result.evaluations <= 257
-        assert abs(result.completeness_delta) <= 0.1 * abs(change)
-        assert (result.map - exact.map).abs().sum() <= 0.1 * exact.attribution_l1
-        assert abs(exact.completeness_delta) <= 0.02 * exact.attribution_l1
+        assert 17 < result.evaluations < 257
+        assert abs(result.completeness_delta) <= 0.2 * abs(result.objective_value - result.baseline_value)
+        error = float((result.map - exact.map).abs().sum()) / exact.attribution_l1
+        assert error <= result.map_error <= 0.2  # the estimate is on the safe side
 
 
 def test_an_image_equal_to_its_baseline_has_a_zero_map(small_network, photographs):
