@@ -127,7 +127,7 @@ def test_a_run_from_its_first_command_to_its_last(pixgrad: Pixgrad, place: Path,
     assert pixgrad("run", "job.yaml", "--set", "max_failed=0.5").code == 0
     assert refused(pixgrad("run", "job.yaml", "--set", "seed=5"), code=5).endswith("job.yaml).")
     status = json.loads(pixgrad("status", "run", "--json").out)
-    assert status["state"] == "complete" and status["failures"] == {"corrupt": 1}
+    assert status["state"] == "complete" and status["failures"] == {"truncated": 1}
     assert pixgrad("verify", "run").code == 0
     assert "1 outputs in out" in pixgrad("export", "run", "out").out
     assert (place / "out" / "chelsea.png").is_file()

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from workers.attribution.integrate import integrated_gradients
 from workers.attribution.path import Attribution
-from workers.attribution.rules import quadrature
 from workers.attribution.predict import predict
+from workers.attribution.rules import quadrature
 from workers.errors import ModelError
 from workers.features import LOGITS, Network
 from workers.params import AttributionParams
