@@ -12,10 +12,11 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, Protocol, cast
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -43,10 +44,10 @@ DEATHS = (
     ray_errors.ObjectLostError,
 )
 START_FAILURES = 3
-"""Workers in a row that may fail to start before the run stops."""
+"""Workers in a row that may fail to start, while none lives, before the run stops."""
 
-STORE_FAILURES = 5
-"""Attempts in a row that the store may fail before the run stops; an object store's client has retried each before."""
+STORE_PATIENCE = 60.0
+"""Seconds for which the store may fail before the run stops; an object store's client retries each request itself."""
 
 DRAIN_SECONDS = 10.0
 """How long running attempts may take to finish after a signal."""
@@ -109,12 +110,13 @@ def cluster() -> Iterator[None]:
         try:
             ray.init(
                 address=address,
+                num_cpus=_cpus_left_to_us() if address == "local" else None,
                 include_dashboard=False if address == "local" else None,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 runtime_env=None if inside_job else {"working_dir": folder},
             )
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except Exception as error:  # Ray raises all kinds here, plain Exception too
             raise RunStopped(f"Can't reach or start Ray (RAY_ADDRESS={address}): {_first_line(error)}", 4) from None
         try:
             yield
@@ -131,8 +133,13 @@ def probe(gpus: float | None) -> tuple[DeviceFacts, float, int]:
     wanted = (1.0 if total.get("GPU", 0) else 0.0) if gpus is None else gpus
     if wanted and not total.get("GPU", 0) and "RAY_ADDRESS" not in os.environ:
         raise RunStopped(f"workers.gpus asks for {wanted:g} GPUs and this machine has none; set it to 0 or auto.", 2)
+    if not wanted and not total.get("CPU", 0):
+        raise RunStopped("The cluster has no CPUs, and no GPUs yet: set workers.gpus to 1 and workers.max.", 2)
     remote = ray.remote(num_cpus=0, num_gpus=wanted, max_retries=2)(probe_device)
-    facts = ray.get(remote.remote())
+    try:
+        facts = ray.get(remote.remote())
+    except ray_errors.RayError as error:
+        raise RunStopped(f"A worker can't look at its device: {_first_line(error)}", 4) from None
     nodes = [n["Resources"] for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0)]
     if wanted:
         shares = [int(n["CPU"] // max(1, n["GPU"] / wanted)) for n in nodes if n.get("GPU", 0)]
@@ -208,16 +215,22 @@ class Driver:
         self._commits: dict[Future[bool], tuple[_Open, int]] = {}
         self._pool = ThreadPoolExecutor(8, "commit")
         self._start_failures = 0
-        self._store_failures = 0
         self._workers_made = 0
+        self._store_failures = 0
+        self._store_failing_since: float | None = None
+        self._paused_until = 0.0
+        self._room = (0, 0.0)
 
-    def run(self, stop: threading.Event) -> None:
-        """Until everything is committed. Raises RunStopped, StorageError, or what the listing raised.
+    def run(self, stop: threading.Event, superseded: threading.Event) -> None:
+        """Until everything listed is committed. Raises RunStopped, StorageError, or what ended the listing too early.
 
-        When `stop` is set, running attempts get `DRAIN_SECONDS` to finish and RunStopped (130) is raised.
+        When `stop` is set, running attempts get `DRAIN_SECONDS` to finish and RunStopped (130) is raised; when
+        `superseded` is, another driver has the run and nothing more is done (5).
         """
         try:
             while not self._finished():
+                if superseded.is_set():
+                    raise RunStopped("Another driver took this one for dead and has taken over the run.", 5)
                 if stop.is_set():
                     self._drain()
                     raise RunStopped("Interrupted.", 130)
@@ -226,6 +239,8 @@ class Driver:
                 self._assign()
                 self._wait(timeout=0.5)
                 self._listener.turn(len(self._workers), self._feed)
+            if self._feed.error:
+                raise self._feed.error
         finally:
             for worker in [*self._workers.values(), *self._starting.values()]:
                 ray.kill(worker.actor)
@@ -237,7 +252,7 @@ class Driver:
     # -- units and workers ----------------------------------------------------------------------------------------
 
     def _take_units(self) -> None:
-        wanted = 2 * max(1, len(self._workers))
+        wanted = 2 * self._wanted()
         while self._policy.waiting < wanted and (unit := self._feed.next()):
             self._open[unit.id] = _Open(unit)
             self._policy.add(unit.id, range(len(unit.outputs)))
@@ -254,11 +269,16 @@ class Driver:
         """Workers wanted: the most allowed, so that an autoscaler sees it, or what the cluster now has room for."""
         if self._resources.max_workers is not None:
             return self._resources.max_workers
-        total, mine = ray.cluster_resources(), self._resources
-        room = total.get("GPU", 0) // mine.gpus if mine.gpus else total.get("CPU", 0) // mine.cpus
-        return max(1, int(room))
+        room, asked = self._room
+        if time.monotonic() - asked > 5:  # nodes come and go
+            total, mine = ray.cluster_resources(), self._resources
+            room = int(total.get("GPU", 0) // mine.gpus if mine.gpus else total.get("CPU", 0) // mine.cpus)
+            self._room = (room, time.monotonic())
+        return max(1, room)
 
     def _assign(self) -> None:
+        if time.monotonic() < self._paused_until:
+            return
         for worker in list(self._workers.values()):
             while task := self._policy.assign(worker.name):
                 attempt = self._attempt(task)
@@ -314,7 +334,7 @@ class Driver:
         self._listener.event("worker_start_failed", error=str(error), details=error.details)
         if error.details is None:
             raise RunStopped(str(error), 2)
-        if self._start_failures >= START_FAILURES:
+        if self._start_failures >= START_FAILURES and not self._workers:
             raise RunStopped(
                 f"{START_FAILURES} workers in a row failed to start (see events.jsonl). The last one: {error}", 4
             )
@@ -338,7 +358,7 @@ class Driver:
                 self._policy.acked(task.id, indices)
                 self._listener.acked(len(indices))
             case Piece():
-                self._store_failures = 0
+                self._store_failures, self._store_failing_since = 0, None
                 unit = self._open[task.unit]
                 _add(unit.failures, event.failures)
                 _add(unit.seconds, event.seconds)
@@ -353,14 +373,20 @@ class Driver:
             raise error
         if not isinstance(error.cause, StorageError):
             raise RunStopped(str(error.cause), 4)
+        now = time.monotonic()
         self._store_failures += 1
-        if self._store_failures >= STORE_FAILURES:
+        self._store_failing_since = self._store_failing_since or now
+        self._paused_until = now + min(15, 2**self._store_failures)
+        if now - self._store_failing_since > STORE_PATIENCE:
             raise RunStopped(str(error.cause), 4)
 
     def _on_death(self, worker: _Worker, error: Exception) -> None:
         if self._workers.pop(worker.name, None) is None:
             return
-        self._streams = {events: s for events, s in self._streams.items() if s.worker is not worker}
+        ray.kill(worker.actor)  # it may only have been out of reach
+        for stream in [s for s in self._streams.values() if s.worker is worker]:
+            self._read_to_the_end(stream)
+            self._streams.pop(stream.events, None)
         lost = worker.node not in {n["NodeID"] for n in ray.nodes() if n["Alive"]}
         cause = "out_of_memory" if isinstance(error, ray_errors.OutOfMemoryError) else "worker_died"
         self._listener.event("worker_lost" if lost else cause, worker=worker.name, error=_first_line(error))
@@ -369,13 +395,19 @@ class Driver:
         else:
             self._act(self._policy.died(worker.name, cause))
 
+    def _read_to_the_end(self, stream: _Stream) -> None:
+        """What a worker said before it died counts: pieces are whole, and who was acknowledged is innocent."""
+        with suppress(StopIteration, ray_errors.RayError):
+            while True:
+                self._on_event(stream, cast(Event, ray.get(next(stream.events))))
+
     # -- actions --------------------------------------------------------------------------------------------------
 
     def _act(self, actions: list[Action[Piece]]) -> None:
         for action in actions:
             if isinstance(action, Commit):
                 unit = self._open.pop(action.unit)
-                future = self._pool.submit(commit, self._store, self._round, action.unit, action.pieces)
+                future = self._pool.submit(_commit, self._store, self._round, action.unit, action.pieces)
                 self._commits[future] = (unit, action.unit)
             else:
                 piece = self._quarantine_piece(action.unit, action.index, action.cause)
@@ -436,6 +468,25 @@ _QUARANTINE_SENTENCES = {
     "out_of_memory": "The worker ran out of memory each time this output was processed alone.",
     "timeout": "The worker hung each time this output was processed alone.",
 }
+
+
+def _commit(store: Store, round: int, unit: int, pieces: Sequence[Piece]) -> bool:
+    """Commit, with patience. Raises StorageError."""
+    began = time.monotonic()
+    for failures in count(1):
+        try:
+            return commit(store, round, unit, pieces)
+        except StorageError:
+            if time.monotonic() - began > STORE_PATIENCE:
+                raise
+            time.sleep(min(15, 2**failures))
+    raise AssertionError("unreachable")
+
+
+def _cpus_left_to_us() -> int | None:
+    """The CPUs that this process may use where that is fewer than there are (taskset, Slurm); else Ray counts them."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return allowed if allowed != os.cpu_count() else None
 
 
 def _add(total: dict[str, Any], more: Mapping[str, Any]) -> None:

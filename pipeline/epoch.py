@@ -50,23 +50,37 @@ class Claim:
         return json.dumps(asdict(self), indent=1).encode()
 
 
-class Driver:
-    """The present process as the driver of a run: a claim with a heartbeat, given up at the end."""
+class Tenure:
+    """The present process's time as the driver of a run: a claim with a heartbeat, given up at the end.
+
+    `superseded` is set once another driver has claimed the run, having taken this one for dead.
+    """
 
     def __init__(self, store: Store, claim: Claim):
         self._store = store
         self.claim = claim
+        self.superseded = threading.Event()
         self._ended = threading.Event()
-        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+        self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._heart.start()
 
     def release(self, exit_code: int) -> None:
         """Give the run up; the next driver need not wait."""
         self._ended.set()
+        self._heart.join()
         self._write(exit_code)
 
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT):
             self._write(None)
+            if self._has_successor():
+                self.superseded.set()
+
+    def _has_successor(self) -> bool:
+        try:
+            return self._store.exists(driver_name(self.claim.epoch + 1))
+        except StorageError:
+            return False
 
     def _write(self, exit_code: int | None) -> None:
         try:
@@ -76,7 +90,7 @@ class Driver:
             pass  # a heartbeat may be missed; the store's real failures surface where it matters
 
 
-def take_over(store: Store) -> Driver:
+def take_over(store: Store) -> Tenure:
     """Claim the run for this process. Raises RunBusyError while another driver is alive."""
     last = latest_claim(store)
     if last and is_alive(last):
@@ -96,7 +110,7 @@ def take_over(store: Store) -> Driver:
     )
     if not store.create(driver_name(claim.epoch), claim.encode()):
         raise RunBusyError(f"Another driver started on {store.url} at the same moment; this one gives way.")
-    return Driver(store, claim)
+    return Tenure(store, claim)
 
 
 def latest_claim(store: Store) -> Claim | None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import tarfile
 from collections.abc import Iterator, Mapping
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from pipeline.commit import latest_rows
-from workers.storage import Store, is_remote
+from workers.storage import StorageError, Store, is_remote
 
 LONGEST_NAME = 200
 """Bytes of a file's name that are kept; longer ones end in a piece of their key."""
@@ -28,12 +30,18 @@ def export(store: Store, destination: Path, *, class_tree: bool) -> int:
         ok = [row for row in rows.to_pylist() if row["status"] == "ok"]
         for row, files in _with_files(store, ok):
             path = _unique(export_path(row, class_tree=class_tree), row["key"], taken)
-            target = destination / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            for extension, data in files.items():
-                target.with_name(f"{target.name}.{extension}").write_bytes(data)
+            _write(destination / path, files)
             outputs += 1
     return outputs
+
+
+def _write(path: Path, files: Mapping[str, bytes]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for extension, data in files.items():
+            path.with_name(f"{path.name}.{extension}").write_bytes(data)
+    except OSError as error:
+        raise StorageError(f"Can't write {path}: {os.strerror(error.errno or 0)}; choose another DEST.") from error
 
 
 def export_path(row: Mapping[str, Any], *, class_tree: bool) -> PurePosixPath:
@@ -60,19 +68,13 @@ def _with_files(store: Store, rows: list[dict[str, Any]]) -> Iterator[tuple[dict
 
 def read_samples(store: Store, shard: str) -> Iterator[tuple[str, dict[str, bytes]]]:
     """The samples of a shard: key, and files by extension."""
-    with store.open(shard) as file, tarfile.open(fileobj=file, mode="r|") as tar:
-        key: str | None = None
-        files: dict[str, bytes] = {}
-        for member in tar:
-            name, _, extension = member.name.partition(".")
-            if name != key and key is not None:
-                yield key, files
-                files = {}
-            key = name
-            content = tar.extractfile(member)
-            files[extension] = content.read() if content else b""
-        if key is not None:
-            yield key, files
+    try:
+        with store.open(shard) as file, tarfile.open(fileobj=file, mode="r|") as tar:
+            members = ((*m.name.partition("."), tar.extractfile(m)) for m in tar)
+            for key, group in groupby(members, key=itemgetter(0)):
+                yield key, {extension: content.read() for _, _, extension, content in group if content}
+    except tarfile.TarError as error:
+        raise StorageError(f"{store.url}/{shard} is damaged ({error}); `pixgrad verify` says what else is.") from error
 
 
 def _parts(uri: str) -> list[str]:

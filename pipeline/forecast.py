@@ -28,7 +28,11 @@ class _Sample:
 
 
 def forecast(job: PreparedJob) -> Iterator[tuple[str, str]]:
-    """Names and values to show. Lists the whole source, and decodes a few images spread over it."""
+    """Names and values to show. Lists the whole source, and decodes a few images spread over it.
+
+    Raises OtherJobError if the output belongs to another job, SourceError, StorageError.
+    """
+    job.own_run()
     images, total, refs = _list(job)
     outputs = images * len(job.variants.names)
     units = -(-outputs // job.config.units.size)

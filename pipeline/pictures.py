@@ -29,11 +29,14 @@ def find_pictures(patterns: Sequence[str], images: ImageParams) -> list[Picture]
     Raises PictureError for a pattern that finds nothing and for an image that can't be read or decoded; StorageError.
     """
     uris = list(dict.fromkeys(uri for pattern in patterns for uri in _expand(pattern)))
-    hashes = [_checked_hash(uri, images) for uri in uris]
-    stems = [PurePosixPath(uri).stem.replace("/", "_") for uri in uris]
-    seen = Counter(stem.lower() for stem in stems)
-    names = [f"{s}-{h[:8]}" if seen[s.lower()] > 1 else s for s, h in zip(stems, hashes, strict=True)]
-    return [Picture(uri, name, sha256) for uri, name, sha256 in zip(uris, names, hashes, strict=True)]
+    found: dict[tuple[str, str], str] = {}
+    for uri in uris:
+        found.setdefault((PurePosixPath(uri).stem, _checked_hash(uri, images)), uri)  # a copy elsewhere is the same
+    seen = Counter(stem.lower() for stem, _ in found)
+    return [
+        Picture(uri, f"{stem}-{sha256[:8]}" if seen[stem.lower()] > 1 else stem, sha256)
+        for (stem, sha256), uri in found.items()
+    ]
 
 
 def _expand(pattern: str) -> Iterator[str]:

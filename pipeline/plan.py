@@ -14,8 +14,8 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.epoch import RunBusyError
 from pipeline.source import Source
-from workers.errors import PixgradError
 from workers.layout import chunk_name
 from workers.records import ImageRef, Output, Variant
 from workers.storage import Store
@@ -80,16 +80,15 @@ class Plan:
         """The chunks frozen so far, in order."""
         return read_chunks(self._store)
 
-    def units(self, chunk: Chunk) -> list[Unit]:
-        """The units of a chunk."""
-        images = self._images(chunk)
-        outputs = [
+    def units(self, chunk: Chunk) -> Iterator[Unit]:
+        """The units of a chunk, in order."""
+        outputs = (
             Output(image, variant)
-            for position, image in enumerate(images, chunk.first_image)
+            for position, image in enumerate(self._images(chunk), chunk.first_image)
             for variant in self._variants.of(image, position)
-        ]
-        size = self._unit_size
-        return [Unit(chunk.first_unit + i, tuple(outputs[i * size : (i + 1) * size])) for i in range(chunk.units)]
+        )
+        for number in range(chunk.first_unit, chunk.first_unit + chunk.units):
+            yield Unit(number, tuple(islice(outputs, self._unit_size)))
 
     def unit_sizes(self, chunk: Chunk) -> dict[int, int]:
         """How many outputs each unit of a chunk has."""
@@ -99,7 +98,7 @@ class Plan:
     def extend(self, source: Source) -> Iterator[Chunk]:
         """Go on with the listing behind its last entry, freezing and yielding one chunk after the other.
 
-        Raises PixgradError if another driver froze one meanwhile.
+        Raises RunBusyError if another driver froze one meanwhile.
         """
         frozen = self.chunks()
         last = frozen[-1] if frozen else None
@@ -135,7 +134,7 @@ class Plan:
         buffer = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer, compression="zstd")
         if not self._store.create(chunk_name(chunk.number), buffer.getvalue()):
-            raise PixgradError(f"Another driver is listing into {self._store.url}; stop one of them.")
+            raise RunBusyError(f"Another driver is listing into {self._store.url}; stop one of them.")
         return chunk
 
     def _images(self, chunk: Chunk) -> list[ImageRef]:
@@ -160,6 +159,7 @@ class UnitFeed:
     """Units that remain to be done, as a thread lists the source: those of frozen chunks first.
 
     `outputs` are planned so far, `committed_outputs` of them were committed before; `listing` while there is more.
+    `error` is what ended the listing before its end: what was listed until then can still be done.
     """
 
     def __init__(self, plan: Plan, source: Source, committed: Collection[int]):
@@ -171,10 +171,13 @@ class UnitFeed:
         self.outputs = 0
         self.committed_outputs = 0
         self.listing = True
-        threading.Thread(target=self._list, name="listing", daemon=True).start()
+        self.error: BaseException | None = None
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._list, name="listing", daemon=True)
+        self._thread.start()
 
     def next(self) -> Unit | None:
-        """The next unit, or None if there is none at present. Raises what the listing raised."""
+        """The next unit, or None if there is none at present."""
         while True:
             unit = next(self._units, None)
             if unit is not None:
@@ -183,11 +186,17 @@ class UnitFeed:
                 return None
             self._receive(self._arrived.get())
 
+    def close(self) -> None:
+        """Stop listing after the chunk under way; gives up waiting for it after some seconds."""
+        self._closed.set()
+        self._thread.join(timeout=10)
+
     def _receive(self, arrived: Chunk | BaseException | None) -> None:
         if arrived is None:
             self.listing = False
         elif isinstance(arrived, BaseException):
-            raise arrived
+            self.error = arrived
+            self.listing = False
         else:
             sizes = self._plan.unit_sizes(arrived)
             done = {unit: size for unit, size in sizes.items() if unit in self._committed}
@@ -200,6 +209,8 @@ class UnitFeed:
         try:
             for chunk in chain(self._plan.chunks(), self._plan.extend(self._source)):
                 self._arrived.put(chunk)
+                if self._closed.is_set():
+                    return
             self._arrived.put(None)
         except BaseException as error:
             self._arrived.put(error)

@@ -127,23 +127,24 @@ class Policy(Generic[P]):
 
     def returned(self, task: int) -> None:
         """A task came back undone through no fault of its outputs (the store failed, say)."""
-        running = self._running.pop(task)
-        self._requeue(running.task.unit, running.task.indices)
+        returned = self._running.pop(task).task
+        self._requeue(returned, returned.indices)
 
     def died(self, worker: str, cause: str) -> list[Action[P]]:
         """A worker's process ended under its tasks, or hung."""
         actions: list[Action[P]] = []
         for running in self._leave(worker):
             task = running.task
-            suspects = tuple(i for i in task.indices if i not in running.acked) if running.started else ()
-            self._requeue(task.unit, tuple(i for i in task.indices if i not in suspects))
+            begun = running.started or task.alone  # news of a start can be lost; who was alone is known
+            suspects = tuple(i for i in task.indices if i not in running.acked) if begun else ()
+            self._requeue(task, tuple(i for i in task.indices if i not in suspects), cleared=True)
             actions += self._blame(task, suspects, cause)
         return actions
 
     def lost(self, worker: str) -> None:
         """A worker went away with its node, or was let go: nobody is to blame."""
         for running in self._leave(worker):
-            self._requeue(running.task.unit, running.task.indices)
+            self._requeue(running.task, running.task.indices)
 
     # -- inside ---------------------------------------------------------------------------------------------------
 
@@ -165,9 +166,11 @@ class Policy(Generic[P]):
             del self._running[running.task.id]
         return left
 
-    def _requeue(self, unit: int, indices: tuple[int, ...]) -> None:
+    def _requeue(self, task: Task, indices: tuple[int, ...], *, cleared: bool = False) -> None:
+        """Suspects stay alone until they are `cleared`."""
+        alone = task.alone and not cleared
         if indices:
-            self._fresh.appendleft(self._task(unit, indices))
+            (self._suspect if alone else self._fresh).appendleft(self._task(task.unit, indices, alone=alone))
 
     def _blame(self, task: Task, suspects: tuple[int, ...], cause: str) -> list[Action[P]]:
         if task.alone and len(task.indices) == 1 and suspects:

@@ -12,6 +12,7 @@ from pipeline.config import JobConfig
 from pipeline.patterns import absolute
 from pipeline.pictures import find_pictures
 from pipeline.plan import RESERVED, Plan, Variants
+from pipeline.provenance import check_same_job, read_run
 from pipeline.source import Source, open_source
 from pipeline.variants import variants_of
 from workers.batching import Frame
@@ -53,6 +54,15 @@ class PreparedJob:
     def plan(self) -> Plan:
         """The run's plan."""
         return Plan(self.store, self.variants, self.config.units.size, self.source.columns)
+
+    def own_run(self) -> dict[str, Any] | None:
+        """What the output's `run.json` says, None on a fresh folder. Raises OtherJobError if it is another job's."""
+        before = read_run(self.store)
+        if before:
+            asked = self.config.precision
+            precision = before["fixed"]["precision"] if asked == "auto" else asked
+            check_same_job(self.store, before, self.fingerprint_fields(precision))
+        return before
 
     def fingerprint_fields(self, precision: str) -> dict[str, Any]:
         """What the run must keep (promise 6): what the job's names stand for, not the names."""

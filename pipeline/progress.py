@@ -11,10 +11,11 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 
 from pipeline.plan import UnitFeed
-from workers.layout import EVENTS
+from workers.layout import EVENTS, event_segment
 from workers.storage import LocalStore, StorageError, Store
 
 LINE_EVERY = 5.0
@@ -101,7 +102,7 @@ class Bar:
             TextColumn("[bold]{task.description}"), BarColumn(bar_width=32), TextColumn("{task.fields[text]}"),
             console=console, transient=False,
         )  # fmt: skip
-        self._task = self._bar.add_task(name, total=None, text="starting")
+        self._task = self._bar.add_task(escape(name), total=None, text="starting")
         self._bar.start()
 
     def show(self, tally: Tally, *, final: bool = False) -> None:
@@ -114,16 +115,17 @@ class Bar:
 
 
 class EventLog:
-    """`events.jsonl`: a line of JSON an event, appended on a disk; written whole now and then in an object store."""
+    """The run's events, a line of JSON each: appended to `events.jsonl` on a disk.
+
+    An object store can't append: there each session writes segments, `events/<epoch>-<n>.jsonl`, every half minute.
+    """
 
     def __init__(self, store: Store, epoch: int):
         self._store = store
         self._epoch = epoch
         self._pending: list[str] = []
         self._written = time.monotonic()
-        self._before = b""
-        if not isinstance(store, LocalStore) and store.exists(EVENTS):
-            self._before = store.read(EVENTS)
+        self._segments = 0
 
     def add(self, name: str, facts: Mapping[str, Any]) -> None:
         """Log an event."""
@@ -139,9 +141,10 @@ class EventLog:
             if isinstance(self._store, LocalStore):
                 with self._store.path(EVENTS).open("ab") as file:
                     file.write(data)
-                self._pending.clear()
             elif data:
-                self._store.replace(EVENTS, self._before + data)
+                self._store.replace(event_segment(self._epoch, self._segments), data)
+                self._segments += 1
+            self._pending.clear()
         except (StorageError, OSError):
             pass
         self._written = time.monotonic()

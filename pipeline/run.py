@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
 
-from pipeline.commit import Counts, committed_units, write_manifest
+from pipeline.commit import Counts, committed_units, count_outputs, write_manifest
 from pipeline.config import JobConfig
 from pipeline.driver import Driver, Resources, RunStopped, check_room, cluster, probe, stop_on_signals
-from pipeline.epoch import take_over
+from pipeline.epoch import Tenure, take_over
 from pipeline.listing import SourceError
-from pipeline.plan import UnitFeed
+from pipeline.plan import UnitFeed, planned_units, read_chunks
 from pipeline.prepare import PreparedJob
 from pipeline.progress import EventLog, Monitor, display
-from pipeline.provenance import check_same_job, fingerprint, now, read_run, versions, write_run
+from pipeline.provenance import fingerprint, now, versions, write_run
 from workers.actor import DeviceFacts
 from workers.errors import PixgradError
 from workers.layout import JOB
@@ -71,31 +72,37 @@ def run(job: PreparedJob, *, job_yaml: str, console: Console) -> Outcome:
 
     Raises RunBusyError, OtherJobError, RunStopped, StorageError, SourceError and the like; whatever is committed stays.
     """
-    before = read_run(job.store)
-    if before:
-        asked = job.config.precision
-        precision = before["fixed"]["precision"] if asked == "auto" else asked
-        check_same_job(job.store, before, job.fingerprint_fields(precision))
-    driver = take_over(job.store)
-    exit_code = 4
+    began = time.monotonic()
+    job.own_run()
+    tenure = take_over(job.store)
+    facts, counts, exit_code = None, None, 1
     try:
-        with cluster():
-            fixed = Fixed.from_dict(before["fixed"]) if before else _fix(job)
-            facts = _begin(job, fixed, before, job_yaml)
-            outcome = _drive(job, fixed, facts, driver.claim.epoch, console)
-        exit_code = outcome.exit_code
-        return outcome
+        before = job.own_run()  # again: another driver may have begun and ended meanwhile
+        if before and _all_committed(job):
+            counts = count_outputs(job.store)
+        else:
+            with cluster(), stop_on_signals() as stop:
+                fixed = Fixed.from_dict(before["fixed"]) if before else _fix(job)
+                facts = _begin(job, fixed, before, job_yaml)
+                _drive(job, fixed, tenure, stop, console)
+                counts = write_manifest(job.store)
+        exit_code = 3 if counts.failed > job.config.max_failed * counts.outputs else 0
+        return Outcome(counts, exit_code, time.monotonic() - began)
     except PixgradError as error:
         exit_code = error.exit_code
         raise
     except KeyboardInterrupt:
         exit_code = 130
-        raise
-    except BaseException:
-        exit_code = 1
-        raise
+        raise RunStopped("Interrupted.", 130) from None
     finally:
-        driver.release(exit_code)
+        if facts:
+            _end(job, facts, exit_code, counts)
+        tenure.release(exit_code)
+
+
+def _all_committed(job: PreparedJob) -> bool:
+    chunks = read_chunks(job.store)
+    return bool(chunks) and chunks[-1].final and len(committed_units(job.store, ROUND)) == planned_units(chunks)
 
 
 def _fix(job: PreparedJob) -> Fixed:
@@ -138,40 +145,29 @@ def _begin(job: PreparedJob, fixed: Fixed, before: dict[str, Any] | None, job_ya
     return facts
 
 
-def _drive(job: PreparedJob, fixed: Fixed, facts: dict[str, Any], epoch: int, console: Console) -> Outcome:
-    began = time.monotonic()
-    committed = committed_units(job.store, ROUND)
+def _drive(job: PreparedJob, fixed: Fixed, tenure: Tenure, stop: threading.Event, console: Console) -> None:
+    """Run the units that remain. Raises what `Driver.run` raises."""
     resources = _resources(job.config, fixed)
     check_room(resources)
-    feed = UnitFeed(job.plan(), job.source, committed)
-    log = EventLog(job.store, epoch)
-    monitor = Monitor(log, display(console, job.config.name))
-    driver = Driver(
-        store=job.store,
-        setup=_setup(job, fixed),
-        weights=job.model.weights.read(),
-        resources=resources,
-        feed=feed,
-        listener=monitor,
-    )
-    exit_code, counts = 4, None
+    feed = UnitFeed(job.plan(), job.source, committed_units(job.store, ROUND))
+    monitor = Monitor(EventLog(job.store, tenure.claim.epoch), display(console, job.config.name))
     try:
-        with stop_on_signals() as stop:
-            driver.run(stop)
-        counts = write_manifest(job.store)
-        over = counts.failed > job.config.max_failed * counts.outputs
-        exit_code = 3 if over else 0
-        return Outcome(counts, exit_code, time.monotonic() - began)
+        driver = Driver(
+            store=job.store,
+            setup=_setup(job, fixed),
+            weights=job.model.weights.read(),
+            resources=resources,
+            feed=feed,
+            listener=monitor,
+        )
+        driver.run(stop, tenure.superseded)
     except SourceError as error:
         if not feed.outputs:
             raise
-        raise RunStopped(str(error), 4) from None  # what was listed before goes on once the source is mended
-    except PixgradError as error:
-        exit_code = error.exit_code
-        raise
+        raise RunStopped(str(error), 4) from None  # goes on once the source is mended
     finally:
+        feed.close()
         monitor.close()
-        _end(job, facts, exit_code, counts)
 
 
 def _end(job: PreparedJob, facts: dict[str, Any], exit_code: int, counts: Counts | None) -> None:

@@ -83,12 +83,8 @@ def variants_of(config: JobConfig, styles: Sequence[Picture]) -> Variants:
         case AttributionParams(target=TopK(top=k)):
             return Grid(tuple(Variant(f"top{rank + 1}", f"top:{rank}") for rank in range(k)))
         case AttributionParams(target=list(classes)):
-            return Grid(tuple(Variant(f"class-{_slug(c)}", c) for c in classes))
+            return Grid(tuple(Variant(f"class-{c}", c) for c in classes))
         case AttributionParams(target=str() | int() as target):
             return Grid((Variant("", target),))
         case _:
             return Grid((Variant(""),))
-
-
-def _slug(name: int | str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in str(name)).strip("-").lower()

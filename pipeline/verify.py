@@ -96,7 +96,8 @@ def _check_shard(store: Store, shard: str, rows: Sequence[dict[str, Any]]) -> It
     except MissingError:
         yield f"{shard} is missing"
         return
-    if any(row["shard_sha256"] != hashlib.sha256(data).hexdigest() for row in rows):
+    sha256 = hashlib.sha256(data).hexdigest()
+    if any(row["shard_sha256"] != sha256 for row in rows):
         yield f"{shard} has not the content that its rows record"
     try:
         with tarfile.open(fileobj=io.BytesIO(data)) as tar:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -72,10 +72,6 @@ class DeviceFacts:
     memory: int
     bf16: bool
     torch: str
-
-    def as_dict(self) -> dict[str, Any]:
-        """For run.json."""
-        return asdict(self)
 
 
 def probe_device() -> DeviceFacts:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import queue
 import threading
 import time
+import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +22,7 @@ from typing import Any, Protocol
 
 from workers.batching import Batcher, Frame
 from workers.codec import Decoded, decode
-from workers.errors import ImageError
+from workers.errors import ImageError, PixgradError
 from workers.fetch import fetch
 from workers.layout import shard_name
 from workers.records import (
@@ -81,7 +83,7 @@ class _Ticket:
     """An attempt in the line: outcomes arrive in any order."""
 
     attempt: Attempt
-    outcomes: queue.SimpleQueue[_Outcome | BaseException] = field(default_factory=queue.SimpleQueue)
+    outcomes: queue.SimpleQueue[_Outcome | Exception] = field(default_factory=queue.SimpleQueue)
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # one thread writes each key
 
 
@@ -98,6 +100,13 @@ class _Place:
 
     def settle(self, outcome: _Made | ImageError) -> None:
         self.ticket.outcomes.put(_Outcome(self.position, outcome))
+
+    def fail(self, error: Exception) -> None:
+        """The output fails; an expected error that isn't the image's, such as a lost style, fails the attempt."""
+        if isinstance(error, PixgradError) and not isinstance(error, ImageError):
+            self.ticket.outcomes.put(error)
+        else:
+            self.settle(error if isinstance(error, ImageError) else _unexpected(error))
 
 
 @dataclass(frozen=True)
@@ -135,7 +144,7 @@ class Assembly:
         self._engine = engine
         self._store = open_store(setup.output)
         self._schema = row_schema(setup.task, setup.source_columns)
-        self._decoders = ThreadPoolExecutor(max(1, setup.threads), "decode")
+        self._decoders = ThreadPoolExecutor(max(1, setup.threads // 2), "decode")
         self._encoders = ThreadPoolExecutor(1, "encode")
         self._arrivals: queue.SimpleQueue[_Arrival | int] = queue.SimpleQueue()
         self._batcher: Batcher[tuple[_Place, _Image]] = Batcher(engine.batch_size)
@@ -162,23 +171,23 @@ class Assembly:
             ref = places[0].output.image
             data = fetch(self._setup.source_root, ref, self._setup.images.max_bytes)
             image = _Image(decode(data, self._setup.images), hashlib.sha256(data).hexdigest())
-        except (ImageError, MemoryError) as error:
-            sentence = "This machine has too little memory to decode the image: set a lower images.max_pixels"
-            refusal = error if isinstance(error, ImageError) else ImageError("out_of_memory", sentence)
+        except Exception as error:
             for place in places:
-                place.settle(refusal)
-        except BaseException as error:
-            places[0].ticket.outcomes.put(error)
+                place.fail(error)
         finally:
             self._arrivals.put(_Arrival(places, image, time.perf_counter() - began))
 
     # -- compute --------------------------------------------------------------------------------------------------
 
     def _compute(self) -> None:
-        while True:
-            self._receive(self._arrivals.get())
-            while batch := self._next_batch():
-                self._run(batch)
+        try:
+            while True:
+                self._receive(self._arrivals.get())
+                while batch := self._next_batch():
+                    self._run(batch)
+        except BaseException:  # without this thread nothing would ever end: let the driver see a death
+            traceback.print_exc()
+            os._exit(1)
 
     def _next_batch(self) -> list[tuple[_Place, _Image]] | None:
         while not self._arrivals.empty():
@@ -197,12 +206,16 @@ class Assembly:
 
     def _run(self, batch: list[tuple[_Place, _Image]]) -> None:
         began = time.perf_counter()
+        items = [Item(p.output, image.decoded, output_seed(self._setup.seed, p.output.key)) for p, image in batch]
         try:
-            items = [Item(p.output, image.decoded, output_seed(self._setup.seed, p.output.key)) for p, image in batch]
             results = self._engine.run(items, self._tick)
-        except BaseException as error:
-            for place, _ in batch:
-                place.ticket.outcomes.put(error)
+        except Exception as error:
+            if len(batch) == 1 or isinstance(error, PixgradError):
+                for place, _ in batch:
+                    place.fail(error)
+            else:  # one of them is to blame: it fails alone
+                for one in batch:
+                    self._run([one])
             return
         each = (time.perf_counter() - began) / len(batch)
         for (place, image), item, result in zip(batch, items, results, strict=True):
@@ -237,8 +250,8 @@ class Assembly:
                 **columns,
             }
             place.settle(_Made(files, fields))
-        except BaseException as error:
-            place.ticket.outcomes.put(error)
+        except Exception as error:
+            place.fail(error)
         finally:
             place.ticket.seconds["encode"] += time.perf_counter() - began
 
@@ -281,12 +294,19 @@ class Assembly:
         return ok_row(identity, {**what.columns, "shard": shard})
 
 
-def _available(outcomes: queue.SimpleQueue[_Outcome | BaseException]) -> Iterator[_Outcome]:
+def _unexpected(error: Exception) -> ImageError:
+    if isinstance(error, MemoryError):
+        return ImageError("out_of_memory", "The worker has too little memory for this image: set a lower short_side")
+    reason = " ".join(str(error).split())[:300]
+    return ImageError("unexpected", f"Processing this output failed with {type(error).__name__}: {reason}")
+
+
+def _available(outcomes: queue.SimpleQueue[_Outcome | Exception]) -> Iterator[_Outcome]:
     """At least one outcome, and all that are there."""
     first = True
     while first or not outcomes.empty():
         outcome = outcomes.get()
-        if isinstance(outcome, BaseException):
+        if isinstance(outcome, Exception):
             raise outcome
         yield outcome
         first = False

@@ -1,5 +1,7 @@
 """Failures that are part of the work: each has a code for tables and a sentence for people."""
 
+from __future__ import annotations
+
 
 class PixgradError(Exception):
     """An expected error: one sentence that says what is wrong, where, and what to do.
@@ -16,6 +18,9 @@ class ImageError(PixgradError):
     def __init__(self, code: str, sentence: str):
         super().__init__(sentence)
         self.code = code
+
+    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
+        return ImageError, (self.code, str(self))
 
 
 class ModelError(PixgradError):

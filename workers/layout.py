@@ -33,6 +33,11 @@ def unit_of_part(name: str) -> int:
     return int(name.rpartition("/")[2].removesuffix(".parquet"))
 
 
+def event_segment(epoch: int, number: int) -> str:
+    """A stretch of a session's event log, in an object store."""
+    return f"events/{epoch:06d}-{number:06d}.jsonl"
+
+
 def driver_name(epoch: int) -> str:
     """A driver's claim on the run."""
     return f"drivers/{epoch:06d}.json"

@@ -20,7 +20,6 @@ class ShardWriter:
         self._tar = tarfile.open(  # noqa: SIM115 - closed by close()
             fileobj=cast(IO[bytes], self._hashing), mode="w|", format=tarfile.USTAR_FORMAT
         )
-        self.samples = 0
 
     def add(self, key: str, files: Mapping[str, bytes]) -> None:
         """Add one sample: `files` by extension without the dot, all named `<key>.<extension>`."""
@@ -29,7 +28,6 @@ class ShardWriter:
             info.size = len(data)
             info.mode = 0o644
             self._tar.addfile(info, io.BytesIO(data))
-        self.samples += 1
 
     def close(self) -> str:
         """End the tar; its sha256."""

@@ -260,7 +260,7 @@ class ObjectStore(Store):
             try:
                 obstore.put(self._store, self._key(name), data, mode="create")
             except (AlreadyExistsError, PreconditionError):
-                return False
+                return self.read(name) == data  # the client repeats a request whose answer was lost: it may be ours
             return True
 
     def replace(self, name: str, data: bytes) -> None:
