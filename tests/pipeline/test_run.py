@@ -308,3 +308,106 @@ def test_a_run_killed_half_way_goes_on_to_the_same_pictures(workplace: Path, pho
     expected = {key: row["output_sha256"] for key, row in rows_of(workplace / "runs/clean").items()}
     assert {key: row["output_sha256"] for key, row in rows_of(killed).items()} == expected
     assert verify(open_store(str(killed))).faults == []
+
+
+def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """The command in a process of its own, with an embedded Ray."""
+    command = [str(Path(sys.executable).with_name("pixgrad")), *arguments]
+    environ = os.environ | environment
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ)
+
+
+def test_an_interrupted_run_says_how_to_go_on(workplace: Path, photographs: dict[str, Path]) -> None:
+    for i in range(12):
+        (workplace / "more").mkdir(exist_ok=True)
+        shutil.copy(photographs["chelsea"], workplace / "more" / f"{i}.png")
+    job = workplace / "more.yaml"
+    job.write_text(DREAM.replace("uri: photos, labels: folder", "uri: more").replace("size: 2", "size: 1"))
+    process = start("run", str(job), "--set", "output=runs/stopped")
+    folder = workplace / "runs/stopped"
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("manifest/round=0/*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "Interrupted." in err and "To go on: pixgrad run" in err and "Traceback" not in err
+    facts = json.loads((folder / "run.json").read_text())
+    assert facts["state"] == "unfinished" and facts["sessions"][-1]["exit_code"] == 130
+    found = read_status(open_store(str(folder)))
+    assert found.state.startswith("unfinished") and 0 < found.committed <= found.units == 12
+    assert verify(open_store(str(folder))).faults == []
+
+
+DEADLY = """
+import os
+from torch import nn
+
+
+class Deadly(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        if not x.is_meta and float(x.min()) > 0.99:
+            os._exit(7)
+        return self.conv(x)
+"""
+
+
+def test_an_image_that_ends_the_process_is_quarantined_and_nobody_else(
+    workplace: Path, photographs: dict[str, Path]
+) -> None:
+    (workplace / "code").mkdir()
+    (workplace / "code" / "deadlynet.py").write_text(DEADLY)
+    (workplace / "deadly").mkdir()
+    for name in ("chelsea", "rocket"):
+        shutil.copy(photographs[name], workplace / "deadly")
+    Image.new("RGB", (64, 64), "white").save(workplace / "deadly" / "poison.png")
+    (workplace / "deadly.yaml").write_text("""
+source: deadly
+output: runs/deadly
+model: {name: "deadlynet:Deadly", preprocess: {mean: [0, 0, 0], std: [1, 1, 1]}}
+images: {frame: [64, 64]}
+max_failed: 0.5
+deepdream:
+  stages: [{layers: [conv], octaves: 1, iterations: 1}]
+""")
+    code = str(workplace / "code")
+    process = start("run", "deadly.yaml", PYTHONPATH=code)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2 and "--allow-code" in err
+    process = start("run", "deadly.yaml", "--allow-code", PYTHONPATH=code)
+    out, err = process.communicate(timeout=280)
+    assert process.returncode == 0, err
+    rows = rows_of(workplace / "runs/deadly")
+    assert {uri: row["error_code"] for (uri, _), row in rows.items()} == {
+        "chelsea.png": None,
+        "poison.png": "worker_died",
+        "rocket.jpg": None,
+    }
+    assert rows["poison.png", ""]["attempts"] >= 3 and "1 worker_died" in out
+    assert verify(open_store(str(workplace / "runs/deadly"))).faults == []
+
+
+def test_a_table_names_the_style_and_its_columns_ride_along(workplace: Path, photographs: dict[str, Path]) -> None:
+    table = f"uri,painter,weight\n{photographs['coffee']},chelsea,1.5\n{photographs['rocket']},nobody,2\n"
+    (workplace / "table.csv").write_text(table)
+    (workplace / "table.yaml").write_text(f"""
+source: table.csv
+output: runs/table
+images: {{short_side: 48, snap: 16}}
+max_failed: 0.5
+style:
+  styles: ["{photographs["chelsea"]}", "{photographs["astronaut"]}"]
+  assign: painter
+  iterations: 2
+  content_layers: [relu2_1]
+  style_layers: [relu1_1]
+""")
+    assert run_job(workplace / "table.yaml").exit_code == 0
+    rows = {row["painter"]: row for row in rows_of(workplace / "runs/table").values()}
+    assert rows["chelsea"]["status"] == "ok" and rows["chelsea"]["weight"] == 1.5
+    assert rows["chelsea"]["style_uri"] == str(photographs["chelsea"]) and rows["chelsea"]["variant"] == ""
+    assert (rows["nobody"]["error_code"], rows["nobody"]["weight"]) == ("unknown_style", 2.0)
