@@ -59,6 +59,7 @@ images: {short_side: 256, frame: [224, 224]}
 units: {size: 4}
 attribution:
   target: predicted
+  baseline: blur
   max_evaluations: 129
 """,
 }

@@ -127,14 +127,6 @@ def hub_weights(hub: HubEntry) -> WeightsFile:
     return WeightsFile(hub.cached(), hub.url)
 
 
-def resolve_weights(params: ModelParams, hub: HubEntry | None) -> WeightsFile:
-    """The file of a model's weights, wherever they come from. Raises ModelError, StorageError."""
-    weights = local_weights(params) or (hub_weights(hub) if hub else None)
-    if weights is None:
-        raise ModelError(f"{params.name} has no weights called {params.weights}; give model.weights a path")
-    return weights
-
-
 def read_classes(params: ModelParams) -> list[str] | None:
     """The class names of the text file or URI `params.classes`, one a line; None if none is given.
 

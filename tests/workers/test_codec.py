@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from workers.codec import decode, encode_jpeg, encode_npy, encode_png, to_uint8
+from workers.codec import decode, encode_npy, encode_png, to_uint8
 from workers.errors import ImageError
 from workers.params import ImageParams
 
@@ -542,14 +542,6 @@ def test_png_and_npy_round_trip_and_are_deterministic():
         assert loaded.dtype == array.dtype and loaded.shape == array.shape and (loaded == array).all()
     with pytest.raises(ValueError, match="allow_pickle"):
         encode_npy(np.array([{}], dtype=object))
-
-
-def test_jpeg_keeps_colour_at_full_resolution():
-    image = np.asarray(CHELSEA)
-    data = encode_jpeg(image, 95)
-    assert data == encode_jpeg(image.copy(), 95) and len(encode_jpeg(image, 50)) < len(data)
-    assert Image.open(BytesIO(data)).layer[0][1:3] == Image.open(BytesIO(data)).layer[1][1:3] == (1, 1)  # type: ignore[attr-defined]
-    assert np.abs(decode(data, WHOLE).pixels - image.astype(float)).mean() < 1.5
 
 
 @given(st.floats(0, 1))

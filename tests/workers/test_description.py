@@ -13,7 +13,7 @@ from workers.describe import describe
 from workers.description import ModelDescription, PreparedModel, catalogue, prepare_model
 from workers.errors import ModelError
 from workers.params import Layer, ModelParams
-from workers.weights import resolve_weights
+from workers.weights import WeightsFile, local_weights
 
 FACTORY = """
 from torch import nn
@@ -22,6 +22,12 @@ def net():
     print("a factory may print")
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
 """
+
+
+def found_weights(params: ModelParams) -> WeightsFile:
+    found = local_weights(params)
+    assert found is not None
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +42,7 @@ def lite() -> ModelDescription:
 
 def describe_lite(classes: list[str] | None = None) -> dict[str, Any]:
     params = ModelParams(name="efficientnet_lite0", classes="names.txt" if classes else None)
-    return describe(params.model_dump(), str(resolve_weights(params, None).path), False, classes)
+    return describe(params.model_dump(), str(found_weights(params).path), False, classes)
 
 
 @pytest.fixture(scope="module")

@@ -18,12 +18,18 @@ from workers.errors import ModelError
 from workers.features import LOGITS, Network
 from workers.models import Architecture, build_network, empty_module, find_architecture, load_state, vgg_aliases
 from workers.params import ModelParams, Normalization
-from workers.weights import resolve_weights
+from workers.weights import WeightsFile, local_weights
+
+
+def found_weights(params: ModelParams) -> WeightsFile:
+    found = local_weights(params)
+    assert found is not None
+    return found
 
 
 def build(name: str, **options) -> Network:
     params = ModelParams(name=name)
-    return build_network(params, resolve_weights(params, None).read(), **options)
+    return build_network(params, found_weights(params).read(), **options)
 
 
 def saved(state: object) -> bytes:
@@ -54,7 +60,7 @@ RESNET = ModelParams(name="resnet18", weights="mine.pth")
 def test_lite0_is_timms_network_and_knows_what_it_sees(photographs: dict[str, Path]):
     network = build("efficientnet_lite0")
     reference = timm.create_model("tf_efficientnet_lite0").eval()
-    state = torch.load(resolve_weights(ModelParams(name="efficientnet_lite0"), None).path, weights_only=True)
+    state = torch.load(found_weights(ModelParams(name="efficientnet_lite0")).path, weights_only=True)
     reference.load_state_dict(dict(zip(reference.state_dict(), state.values(), strict=True)))
     images = torch.cat([centre_crop(photographs[name]) for name in ("coffee", "chelsea")])
     logits = network(images, [LOGITS])[LOGITS]

@@ -13,7 +13,13 @@ import pytest
 from workers import weights as weights_module
 from workers.errors import ModelError, PixgradError
 from workers.params import ModelParams
-from workers.weights import PACKAGED, HubEntry, local_weights, read_classes, resolve_weights
+from workers.weights import PACKAGED, HubEntry, WeightsFile, local_weights, read_classes
+
+
+def found_weights(params: ModelParams) -> WeightsFile:
+    found = local_weights(params)
+    assert found is not None
+    return found
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +33,7 @@ def nothing_installed(name: str) -> None:
 
 @pytest.mark.parametrize("name, digest", [("vgg19", "c34748d2"), ("efficientnet_lite0", "57934424")])
 def test_packaged_weights_are_found_and_hashed(name: str, digest: str):
-    found = resolve_weights(ModelParams(name=name), None)
+    found = found_weights(ModelParams(name=name))
     assert PACKAGED[name].distribution in found.source
     assert found.sha256.startswith(digest)
     assert hashlib.sha256(found.read().tobytes()).hexdigest() == found.sha256
@@ -49,7 +55,7 @@ def test_a_path_and_a_file_uri_name_the_same_file(tmp_path: Path):
     file = tmp_path / "my net.pth"
     file.write_bytes(b"weights")
     for location in (str(file), file.as_uri()):
-        found = resolve_weights(ModelParams(name="resnet18", weights=location), None)
+        found = found_weights(ModelParams(name="resnet18", weights=location))
         assert found.path == file
         assert found.sha256 == hashlib.sha256(b"weights").hexdigest()
 
