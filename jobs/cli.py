@@ -57,12 +57,10 @@ def main() -> None:
 @app.command()
 def run(job: JobArgument, set_: SetOption = None, allow_code: CodeOption = False) -> None:
     """Run a job, or go on with it: the same command resumes. Ray is embedded, or the cluster at RAY_ADDRESS."""
-    from jobs.spec import dump_job, load_job
-    from pipeline.prepare import prepare
+    from jobs.spec import dump_job, prepare_job
     from pipeline.run import run as run_job
 
-    config = load_job(job, set_ or [])
-    prepared = prepare(config, allow_code=allow_code)
+    prepared = prepare_job(job, set_ or [], allow_code=allow_code)
     again = shlex.join(["pixgrad", *sys.argv[1:]])
     try:
         outcome = run_job(prepared, job_yaml=dump_job(prepared.config), console=err)
@@ -89,11 +87,10 @@ def run(job: JobArgument, set_: SetOption = None, allow_code: CodeOption = False
 @app.command()
 def plan(job: JobArgument, set_: SetOption = None, allow_code: CodeOption = False) -> None:
     """Show what a job would do: inputs, frames, units, model, disk; a sample is decoded. Nothing is written."""
-    from jobs.spec import load_job
+    from jobs.spec import prepare_job
     from pipeline.forecast import forecast
-    from pipeline.prepare import prepare
 
-    prepared = prepare(load_job(job, set_ or []), allow_code=allow_code)
+    prepared = prepare_job(job, set_ or [], allow_code=allow_code)
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in forecast(prepared):
         table.add_row(name, value)

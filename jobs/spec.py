@@ -14,8 +14,9 @@ from ruamel.yaml import YAML
 from jobs.document import Document, JobFileError, override, read_document
 from jobs.mistakes import find_mistakes
 from pipeline.config import JobConfig
+from pipeline.prepare import JobError, PreparedJob, prepare
 
-__all__ = ["JobFileError", "dump_job", "json_schema", "load_job"]
+__all__ = ["JobFileError", "dump_job", "json_schema", "load_job", "prepare_job"]
 
 MAX_BYTES = 2**20
 
@@ -26,14 +27,26 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> JobConfig:
     A job without a name gets the file's. Paths in the file are relative to the current folder, as paths on a command
     line are, not to the file; they are kept as written. Raises JobFileError with a sentence for each mistake.
     """
-    path = Path(path)
+    return _checked(_read(Path(path), overrides), Path(path).stem)
+
+
+def prepare_job(path: str | Path, overrides: Sequence[str] = (), *, allow_code: bool = False) -> PreparedJob:
+    """The job in a file made ready to run. Raises what `load_job` and `prepare` raise, with the place in the file."""
+    config = load_job(path, overrides)
+    try:
+        return prepare(config, allow_code=allow_code)
+    except JobError as error:
+        raise JobFileError(_read(Path(path), overrides).sentence(error.key, str(error))) from None
+
+
+def _read(path: Path, overrides: Sequence[str]) -> Document:
     document = read_document(_read_text(path), str(path))
     if not isinstance(document.values, dict):
         found = "is empty" if document.values is None else "is not a mapping of keys"
         raise JobFileError(document.sentence((), f"the file {found}; a job has source, output and an algorithm"))
     for assignment in overrides:
         document = override(document, assignment)
-    return _checked(document, path.stem)
+    return document
 
 
 def dump_job(config: JobConfig) -> str:

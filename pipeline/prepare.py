@@ -5,12 +5,15 @@ Everything that can be wrong with a job without looking at its images is found h
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config import JobConfig
+from pipeline.listing import SourceError
 from pipeline.patterns import absolute
-from pipeline.pictures import find_pictures
+from pipeline.pictures import PictureError, find_pictures
 from pipeline.plan import RESERVED, Plan, Variants
 from pipeline.provenance import check_same_job, read_run
 from pipeline.source import Source, open_source
@@ -24,12 +27,25 @@ from workers.octaves import smallest_octave
 from workers.params import AttributionParams, DeepDreamParams, ImageParams, Layer, Stage, StyleParams, TopK
 from workers.records import reserved_columns
 from workers.setup import Picture
-from workers.storage import Store, open_store
+from workers.storage import MissingError, Store, open_store
 from workers.weights import is_file
 
 
 class JobError(PixgradError):
-    """The job asks for something that can't be."""
+    """The job asks for something that can't be; `key` leads to the value that says so."""
+
+    def __init__(self, sentence: str, *key: str):
+        super().__init__(sentence)
+        self.key = key
+
+
+@contextmanager
+def _at(*key: str) -> Iterator[None]:
+    """What is found wrong inside is said of this key."""
+    try:
+        yield
+    except (ModelError, SourceError, PictureError, MissingError) as error:
+        raise JobError(str(error), *key) from error
 
 
 @dataclass(frozen=True)
@@ -80,13 +96,16 @@ class PreparedJob:
 def prepare(config: JobConfig, *, allow_code: bool = False) -> PreparedJob:
     """Look everything up. Raises PixgradError (ModelError, SourceError, JobError, ...) with what is wrong."""
     config = _with_absolute_paths(config)
-    source = open_source(config.source, reserved=reserved_columns(config.task) | RESERVED, exclude=config.output)
+    with _at("source"):
+        source = open_source(config.source, reserved=reserved_columns(config.task) | RESERVED, exclude=config.output)
     _check_job(config, source)
-    model = prepare_model(config.model, allow_code=allow_code)
+    with _at("model"):
+        model = prepare_model(config.model, allow_code=allow_code)
     section, layers = _resolve(config, model.description)
     config = config.model_copy(update={config.task: section})
     pictures = picture_params(config.images)
-    styles = find_pictures(section.styles, pictures) if isinstance(section, StyleParams) else []
+    with _at("style", "styles"):
+        styles = find_pictures(section.styles, pictures) if isinstance(section, StyleParams) else []
     job = PreparedJob(
         config=config,
         model=model,
@@ -127,24 +146,31 @@ def _resolve(config: JobConfig, model: ModelDescription) -> tuple[Section, tuple
     """The algorithm's section with its layers and classes looked up, and the layers that will be computed."""
     match config.section:
         case DeepDreamParams() as dream:
-            stages = [_resolve_stage(stage, model) for stage in dream.stages]
+            stages = [_resolve_stage(stage, number, model) for number, stage in enumerate(dream.stages)]
             layers = [layer.name for stage in stages for layer in stage.layers or [Layer(name=LOGITS)]]
             return dream.model_copy(update={"stages": stages}), tuple(layers)
         case StyleParams() as style:
-            content = style.content_layers or [Layer(name=name) for name in model.defaults("content")]
-            styles = style.style_layers or [Layer(name=name) for name in model.defaults("style")]
-            model.check_layers([*content, *styles], maps_only=True)
+            with _at("style", "content_layers"):
+                content = style.content_layers or [Layer(name=name) for name in model.defaults("content")]
+                model.check_layers(content, maps_only=True)
+            with _at("style", "style_layers"):
+                styles = style.style_layers or [Layer(name=name) for name in model.defaults("style")]
+                model.check_layers(styles, maps_only=True)
             resolved = style.model_copy(update={"content_layers": content, "style_layers": styles})
             return resolved, tuple(layer.name for layer in [*content, *styles])
         case attribution:
-            return attribution.model_copy(update={"target": _resolve_target(attribution, model)}), (LOGITS,)
+            with _at("attribution", "target"):
+                return attribution.model_copy(update={"target": _resolve_target(attribution, model)}), (LOGITS,)
 
 
-def _resolve_stage(stage: Stage, model: ModelDescription) -> Stage:
+def _resolve_stage(stage: Stage, number: int, model: ModelDescription) -> Stage:
+    place = ("deepdream", "stages", str(number))
     if stage.class_ is not None:
-        return stage.model_copy(update={"class_": model.class_index(stage.class_)})
-    layers = stage.layers or [Layer(name=name) for name in model.defaults("deepdream")]
-    model.check_layers(layers, maps_only=stage.guide is not None)
+        with _at(*place, "class"):
+            return stage.model_copy(update={"class_": model.class_index(stage.class_)})
+    with _at(*place, "layers"):
+        layers = stage.layers or [Layer(name=name) for name in model.defaults("deepdream")]
+        model.check_layers(layers, maps_only=stage.guide is not None)
     return stage.model_copy(update={"layers": layers})
 
 
@@ -152,13 +178,13 @@ def _resolve_target(params: AttributionParams, model: ModelDescription) -> Any:
     classes = model.layer(LOGITS).channels or 0
     match params.target:
         case TopK(top=k) if k > classes:
-            raise ModelError(f"attribution.target asks for the top {k} of {classes} classes; ask for fewer.")
+            raise ModelError(f"the top {k} of {classes} classes can't be had; ask for fewer")
         case TopK() | "predicted" | "label":
             return params.target
         case list(names):
             indices = [model.class_index(name) for name in names]
             if len(set(indices)) < len(indices):
-                raise ModelError("attribution.target names a class twice; name each once.")
+                raise ModelError("a class is named twice; name each once")
             return indices
         case name:
             return model.class_index(name)
@@ -167,19 +193,24 @@ def _resolve_target(params: AttributionParams, model: ModelDescription) -> Any:
 def _guides(section: Section, images: ImageParams) -> tuple[Picture | None, ...]:
     if not isinstance(section, DeepDreamParams):
         return ()
-    return tuple(find_pictures([stage.guide], images)[0] if stage.guide else None for stage in section.stages)
+    guides: list[Picture | None] = []
+    for number, stage in enumerate(section.stages):
+        with _at("deepdream", "stages", str(number), "guide"):
+            guides.append(find_pictures([stage.guide], images)[0] if stage.guide else None)
+    return tuple(guides)
 
 
 def _check_job(config: JobConfig, source: Source) -> None:
     if config.attribution and config.precision == "bf16":
-        raise JobError("precision is bf16 and attribution needs fp32: bf16 moves a map by 40 %; set precision: auto.")
+        raise JobError("attribution needs fp32, since bf16 moves a map by 40 %; set auto or fp32", "precision")
     assign = config.style.assign if config.style else "all"
     names = [column.name for column in source.columns]
     if assign not in ("all", "random", "cycle") and assign not in names:
         has = f"has the columns {', '.join(names)}" if names else "has no columns"
-        raise JobError(f"style.assign is {assign!r}: all, random, cycle or a column of the source, which {has}.")
+        sentence = f"{assign!r} is neither all, random nor cycle, nor a column of the source, which {has}"
+        raise JobError(sentence, "style", "assign")
     if config.attribution and config.attribution.target == "label" and not config.source.labels:
-        raise JobError("attribution.target is label and the source has none; set source.labels to folder or a column.")
+        raise JobError("the source has no labels; set source.labels to folder or a column", "attribution", "target")
 
 
 def _check_frame(job: PreparedJob) -> None:
@@ -187,14 +218,14 @@ def _check_frame(job: PreparedJob) -> None:
     images, description = job.config.images, job.model.description
     side = description.input_side
     if description.fixed_side and images.frame != (side, side):
-        raise JobError(
-            f"{job.config.model.name} takes {side} x {side} pixels only; set images.frame: [{side}, {side}]."
-        )
+        name = job.config.model.name
+        raise JobError(f"{name} takes {side} x {side} pixels only; set frame: [{side}, {side}]", "images")
     smallest = _smallest_input(job.config, images.frame or (images.short_side or 0, images.short_side or 0))
     if min(smallest) < job.min_side:
         raise JobError(
-            f"The network needs {job.min_side} x {job.min_side} pixels at these layers and would be given "
-            f"{smallest[1]} x {smallest[0]}: choose earlier layers, fewer octaves or a larger images.short_side."
+            f"the network needs {job.min_side} x {job.min_side} pixels at these layers and would be given "
+            f"{smallest[1]} x {smallest[0]}: choose earlier layers, fewer octaves or a larger images.short_side",
+            "images",
         )
 
 

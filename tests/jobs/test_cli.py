@@ -92,8 +92,16 @@ def test_a_wrong_override_is_named_as_such(pixgrad: Pixgrad, place: Path) -> Non
 def test_what_can_be_known_before_the_run_is_said_before_it(
     pixgrad: Pixgrad, place: Path, override: str, sentence: str
 ) -> None:
-    assert sentence in refused(pixgrad("run", "job.yaml", "--set", override))
+    said = refused(pixgrad("run", "job.yaml", "--set", override))
+    assert said.startswith(("--set ", "job.yaml:")) and sentence in said
     assert not (place / "run").exists()
+
+
+def test_a_layer_that_isnt_there_is_answered_with_its_line(pixgrad: Pixgrad, place: Path) -> None:
+    (place / "job.yaml").write_text(JOB.replace("blocks.2", "block.2"))
+    assert refused(pixgrad("plan", "job.yaml")).startswith(
+        "job.yaml:8: deepdream.stages.0.layers: unknown layer 'block.2'; nearest: blocks.2"
+    )
 
 
 def test_octaves_that_shrink_below_what_the_network_takes(pixgrad: Pixgrad, place: Path) -> None:
@@ -154,8 +162,8 @@ def test_weights_are_listed_and_fetched(pixgrad: Pixgrad) -> None:
 
 
 def test_an_internal_error_is_one_sentence(pixgrad: Pixgrad, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("jobs.spec.load_job", broken)
+    monkeypatch.setattr("jobs.spec.prepare_job", broken)
     assert refused(pixgrad("run", "job.yaml"), code=1).startswith("Internal error, ZeroDivisionError: a bug")
