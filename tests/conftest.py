@@ -6,9 +6,11 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -68,3 +70,28 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def make_bucket() -> Iterator[Callable[[], str]]:
+    """Make a bucket in an S3 server on loopback; gives its URL."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        settings = {"ENDPOINT_URL": f"http://{host}:{port}", "ALLOW_HTTP": "true", "REGION": "us-east-1"}
+        settings |= {"ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret"}
+        for name, value in settings.items():
+            patch.setenv(f"AWS_{name}", value)
+        client: Any = boto3.client("s3", endpoint_url=settings["ENDPOINT_URL"], region_name="us-east-1")
+
+        def make() -> str:
+            bucket = f"bucket-{uuid4().hex}"
+            client.create_bucket(Bucket=bucket)
+            return f"s3://{bucket}"
+
+        yield make
+    server.stop()

@@ -411,3 +411,24 @@ style:
     assert rows["chelsea"]["status"] == "ok" and rows["chelsea"]["weight"] == 1.5
     assert rows["chelsea"]["style_uri"] == str(photographs["chelsea"]) and rows["chelsea"]["variant"] == ""
     assert (rows["nobody"]["error_code"], rows["nobody"]["weight"]) == ("unknown_style", 2.0)
+
+
+def test_a_run_from_a_bucket_into_a_bucket(
+    make_bucket: Callable[[], str], photographs: dict[str, Path], tmp_path: Path
+) -> None:
+    bucket = make_bucket()
+    for name in ("chelsea", "coffee", "rocket"):
+        file = photographs[name]
+        assert open_store(f"{bucket}/photos").create(f"things/{file.name}", file.read_bytes())
+    job = DREAM.replace("uri: photos", f"uri: {bucket}/photos").replace("runs/dream", f"{bucket}/run")
+    (tmp_path / "s3.yaml").write_text(job)
+    process = start("run", str(tmp_path / "s3.yaml"))
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0 and "3 of 3 outputs made" in out, err
+    store = open_store(f"{bucket}/run")
+    report = verify(store)
+    assert (report.faults, report.outputs, report.orphans, report.unfinished) == ([], 3, 0, 0)
+    assert read_status(store).state == "complete"
+    assert [entry.name for entry in store.list("events")] == ["events/000000-000000.jsonl"]
+    assert export(store, tmp_path / "out", class_tree=False) == 3
+    assert (tmp_path / "out" / "things" / "rocket.png").is_file()

@@ -5,14 +5,13 @@ import json
 import os
 import shutil
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -515,24 +514,8 @@ def test_occurrences_count_beyond_what_is_kept_as_recent(monkeypatch: pytest.Mon
 
 
 @pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """A bucket in an S3 server on loopback, as a URL."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        settings = {"ENDPOINT_URL": f"http://{host}:{port}", "ALLOW_HTTP": "true", "REGION": "us-east-1"}
-        settings |= {"ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret"}
-        for name, value in settings.items():
-            patch.setenv(f"AWS_{name}", value)
-        bucket = f"bucket-{uuid4().hex}"
-        client: Any = boto3.client("s3", endpoint_url=settings["ENDPOINT_URL"], region_name="us-east-1")
-        client.create_bucket(Bucket=bucket)
-        yield f"s3://{bucket}"
-    server.stop()
+def bucket(make_bucket: Callable[[], str]) -> str:
+    return make_bucket()
 
 
 class TestObjectStore:

@@ -8,12 +8,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from hypothesis import given, settings
@@ -47,31 +46,6 @@ ODD_NAMES = [
     "a=b&c+d;e.jpg",
 ]
 DISK_NAMES = ["new\nline.jpg", os.fsdecode(b"not-utf8-\xff\xfe.jpg"), "tab\tcr\r.jpg", "\x01.jpg"]
-
-
-@pytest.fixture(scope="module")
-def make_bucket() -> Iterator[Callable[[], str]]:
-    """Make a bucket in an S3 server on loopback; gives its URL."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        settings = {"ENDPOINT_URL": f"http://{host}:{port}", "ALLOW_HTTP": "true", "REGION": "us-east-1"}
-        settings |= {"ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret"}
-        for name, value in settings.items():
-            patch.setenv(f"AWS_{name}", value)
-        client: Any = boto3.client("s3", endpoint_url=settings["ENDPOINT_URL"], region_name="us-east-1")
-
-        def make() -> str:
-            bucket = f"bucket-{uuid4().hex}"
-            client.create_bucket(Bucket=bucket)
-            return f"s3://{bucket}"
-
-        yield make
-    server.stop()
 
 
 @pytest.fixture(params=["local", "s3"])
