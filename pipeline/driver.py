@@ -322,7 +322,7 @@ class Driver:
             self._on_failed_start(
                 error.cause if isinstance(error.cause, StartError) else StartError(_first_line(error), str(error))
             )
-        except DEATHS as error:
+        except ray_errors.RayError as error:
             self._on_failed_start(StartError(f"A worker died while starting: {_first_line(error)}", str(error)))
         else:
             self._start_failures = 0
@@ -370,7 +370,9 @@ class Driver:
         self._policy.returned(stream.task.id)
         self._listener.event("attempt_failed", unit=stream.task.unit, error=str(error.cause or error))
         if not isinstance(error.cause, PixgradError):
-            raise error
+            raise RuntimeError(
+                f"an attempt ended with {_first_line(error.cause or error)} (see events.jsonl)"
+            ) from error
         if not isinstance(error.cause, StorageError):
             raise RunStopped(str(error.cause), 4)
         now = time.monotonic()
