@@ -404,10 +404,12 @@ def _make_folder(folder: Path) -> None:
     """Make a folder and those above it, their entries on the disk too."""
     if folder.is_dir():
         return
-    if folder.exists():
-        raise NotADirectoryError(errno.ENOTDIR, "", str(folder))
     _make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        if not folder.is_dir():  # else somebody made it meanwhile
+            raise NotADirectoryError(errno.ENOTDIR, "", str(folder)) from None
     _sync_folder(folder.parent)
 
 

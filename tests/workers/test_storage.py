@@ -371,3 +371,16 @@ class TestPlaces:
         bucket = make_bucket()
         open_store(bucket).create("x/a%20b.jpg", b"remote")
         assert read_bytes(f"{bucket}/x/a%20b.jpg") == b"remote"
+
+
+def test_folders_are_made_by_many_at_once(tmp_path: Path) -> None:
+    for attempt in range(20):
+        store = LocalStore(tmp_path / str(attempt))
+        gate = threading.Barrier(8)
+
+        def create(number: int, store: LocalStore = store, gate: threading.Barrier = gate) -> bool:
+            gate.wait()
+            return store.create(f"a/b/c/{number}", b"x")
+
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(create, range(8)))
