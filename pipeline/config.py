@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from workers.params import AttributionParams, DeepDreamParams, ImageParams, ModelParams, Params, StyleParams
+from workers.params import AttributionParams, DeepDreamParams, ImageParams, ModelParams, Params, Section, StyleParams
 
 TASKS = ("deepdream", "style", "attribution")
 """The sections of which a job has exactly one."""
@@ -96,7 +96,7 @@ class JobConfig(Params):
         return "style" if self.style is not None else "attribution"
 
     @property
-    def section(self) -> DeepDreamParams | StyleParams | AttributionParams:
+    def section(self) -> Section:
         """The parameters of the job's algorithm."""
         return getattr(self, self.task)
 

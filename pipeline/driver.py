@@ -31,7 +31,7 @@ from pipeline.commit import commit
 from pipeline.plan import Unit, UnitFeed
 from pipeline.policy import Action, Commit, Policy, Task
 from workers.actor import CONCURRENT_ATTEMPTS, DeviceFacts, StartError, probe_device, remote_actor
-from workers.errors import PixgradError
+from workers.errors import PixgradError, first_line
 from workers.records import Acked, Attempt, Event, Piece, Started, encode_rows, failed_row, row_identity, row_schema
 from workers.setup import WorkerSetup
 from workers.storage import StorageError, Store
@@ -117,7 +117,7 @@ def cluster() -> Iterator[None]:
                 runtime_env=None if inside_job else {"working_dir": folder},
             )
         except Exception as error:  # Ray raises all kinds here, plain Exception too
-            raise RunStopped(f"Can't reach or start Ray (RAY_ADDRESS={address}): {_first_line(error)}", 4) from None
+            raise RunStopped(f"Can't reach or start Ray (RAY_ADDRESS={address}): {first_line(error)}", 4) from None
         try:
             yield
         finally:
@@ -139,7 +139,7 @@ def probe(gpus: float | None) -> tuple[DeviceFacts, float, int]:
     try:
         facts = ray.get(remote.remote())
     except ray_errors.RayError as error:
-        raise RunStopped(f"A worker can't look at its device: {_first_line(error)}", 4) from None
+        raise RunStopped(f"A worker can't look at its device: {first_line(error)}", 4) from None
     nodes = [n["Resources"] for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0)]
     if wanted:
         shares = [int(n["CPU"] // max(1, n["GPU"] / wanted)) for n in nodes if n.get("GPU", 0)]
@@ -320,10 +320,10 @@ class Driver:
             worker.node = ray.get(ref)
         except ray_errors.RayTaskError as error:
             self._on_failed_start(
-                error.cause if isinstance(error.cause, StartError) else StartError(_first_line(error), str(error))
+                error.cause if isinstance(error.cause, StartError) else StartError(first_line(error), str(error))
             )
         except ray_errors.RayError as error:
-            self._on_failed_start(StartError(f"A worker died while starting: {_first_line(error)}", str(error)))
+            self._on_failed_start(StartError(f"A worker died while starting: {first_line(error)}", str(error)))
         else:
             self._start_failures = 0
             self._workers[worker.name] = worker
@@ -371,7 +371,7 @@ class Driver:
         self._listener.event("attempt_failed", unit=stream.task.unit, error=str(error.cause or error))
         if not isinstance(error.cause, PixgradError):
             raise RuntimeError(
-                f"an attempt ended with {_first_line(error.cause or error)} (see events.jsonl)"
+                f"an attempt ended with {first_line(error.cause or error)} (see events.jsonl)"
             ) from error
         if not isinstance(error.cause, StorageError):
             raise RunStopped(str(error.cause), 4)
@@ -391,7 +391,7 @@ class Driver:
             self._streams.pop(stream.events, None)
         lost = worker.node not in {n["NodeID"] for n in ray.nodes() if n["Alive"]}
         cause = "out_of_memory" if isinstance(error, ray_errors.OutOfMemoryError) else "worker_died"
-        self._listener.event("worker_lost" if lost else cause, worker=worker.name, error=_first_line(error))
+        self._listener.event("worker_lost" if lost else cause, worker=worker.name, error=first_line(error))
         if lost:
             self._policy.lost(worker.name)
         else:
@@ -494,7 +494,3 @@ def _cpus_left_to_us() -> int | None:
 def _add(total: dict[str, Any], more: Mapping[str, Any]) -> None:
     for key, value in more.items():
         total[key] = total.get(key, 0) + value
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0]

@@ -24,7 +24,7 @@ from workers.errors import ModelError, PixgradError
 from workers.geometry import picture_params
 from workers.layers import LOGITS
 from workers.octaves import smallest_octave
-from workers.params import AttributionParams, DeepDreamParams, ImageParams, Layer, Stage, StyleParams, TopK
+from workers.params import AttributionParams, DeepDreamParams, ImageParams, Layer, Section, Stage, StyleParams, TopK
 from workers.records import reserved_columns
 from workers.setup import Picture
 from workers.storage import MissingError, Store, open_store
@@ -137,9 +137,6 @@ def _with_absolute_paths(config: JobConfig) -> JobConfig:
     source = config.source.model_copy(update={"uri": absolute(config.source.uri)})
     changed = {"output": absolute(config.output), "source": source, "model": model, config.task: section}
     return config.model_copy(update=changed)
-
-
-Section = DeepDreamParams | StyleParams | AttributionParams
 
 
 def _resolve(config: JobConfig, model: ModelDescription) -> tuple[Section, tuple[str, ...]]:

@@ -25,3 +25,8 @@ class ImageError(PixgradError):
 
 class ModelError(PixgradError):
     """The network or its weights can't be used as asked: unknown layer, wrong hash, missing file, no classifier."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what a library's error says, for a sentence of our own."""
+    return str(error).strip().split("\n")[0]

@@ -182,3 +182,7 @@ class AttributionParams(Params):
     rule: Literal["adaptive"] | FixedRule = "adaptive"
     tolerance: Tolerance = Tolerance.model_validate({})
     max_evaluations: int = Field(default=1025, ge=3, description="gradient evaluations an output, adaptive rule only")
+
+
+Section = DeepDreamParams | StyleParams | AttributionParams
+"""The parameters of one of the three algorithms."""

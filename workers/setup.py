@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from workers.batching import Frame
-from workers.params import AttributionParams, DeepDreamParams, ImageParams, ModelParams, StyleParams
+from workers.params import ImageParams, ModelParams, Section
 from workers.records import Task
 
 
@@ -50,7 +50,7 @@ class WorkerSetup:
     """
 
     task: Task
-    params: DeepDreamParams | StyleParams | AttributionParams
+    params: Section
     model: ModelParams
     min_side: int
     categories: Sequence[str] | None

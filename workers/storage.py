@@ -26,7 +26,7 @@ import obstore.store
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.exceptions import NotFoundError as ObjectNotFoundError
 
-from workers.errors import PixgradError
+from workers.errors import PixgradError, first_line
 
 OBJECT_SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss", "adl", "azure", "http", "https")
 _READ_AHEAD = 128 * 1024
@@ -290,7 +290,7 @@ class ObjectStore(Store):
         except (AlreadyExistsError, PreconditionError) as error:
             raise StorageError(f"{where} exists already; it is never written twice.") from error
         except (BaseError, OSError) as error:
-            raise StorageError(f"Can't {verb} {where}: {_first_line(error)}.") from error
+            raise StorageError(f"Can't {verb} {where}: {_reason(error)}.") from error
 
 
 class _RangeReader(io.RawIOBase):
@@ -426,5 +426,6 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].split(": <?xml")[0].rstrip(".")
+def _reason(error: Exception) -> str:
+    """What a store's client says, without the XML that S3 answers with."""
+    return first_line(error).split(": <?xml")[0].rstrip(".")
