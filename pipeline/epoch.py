@@ -76,6 +76,10 @@ class Tenure:
             if self._has_successor():
                 self.superseded.set()
 
+    def is_superseded(self) -> bool:
+        """Whether another driver has the run now."""
+        return self.superseded.is_set() or self._has_successor()
+
     def _has_successor(self) -> bool:
         try:
             return self._store.exists(driver_name(self.claim.epoch + 1))
@@ -91,7 +95,10 @@ class Tenure:
 
 
 def take_over(store: Store) -> Tenure:
-    """Claim the run for this process. Raises RunBusyError while another driver is alive."""
+    """Claim the run for this process.
+
+    Raises RunBusyError while another driver is alive, StorageError if the store can't keep two drivers apart.
+    """
     last = latest_claim(store)
     if last and is_alive(last):
         raise RunBusyError(
@@ -110,21 +117,28 @@ def take_over(store: Store) -> Tenure:
     )
     if not store.create(driver_name(claim.epoch), claim.encode()):
         raise RunBusyError(f"Another driver started on {store.url} at the same moment; this one gives way.")
+    store.check_create(driver_name(claim.epoch))
     return Tenure(store, claim)
 
 
 def latest_claim(store: Store) -> Claim | None:
     """The claim of the latest epoch, or None on a fresh run."""
     names = sorted(e.name for e in store.list("drivers") if e.name.endswith(".json"))
-    return Claim(**json.loads(store.read(names[-1]))) if names else None
+    if not names:
+        return None
+    try:
+        return Claim(**json.loads(store.read(names[-1])))
+    except (ValueError, TypeError) as error:
+        where = f"{store.url}/{names[-1]}"
+        raise PixgradError(f"{where} is damaged ({error}); delete it if no driver is at work.") from None
 
 
 def is_alive(claim: Claim, now: float | None = None) -> bool:
     """Whether the driver of a claim still works, as far as can be told from here."""
     if claim.exit_code is not None:
         return False
-    if claim.host == socket.gethostname() and claim.boot == _boot_id():
-        return _same_process(claim)
+    if claim.host == socket.gethostname() and claim.boot == _boot_id() and not _same_process(claim):
+        return False
     return (time.time() if now is None else now) - claim.seen < SILENCE
 
 

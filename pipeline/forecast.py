@@ -10,7 +10,7 @@ from pipeline.commit import committed_units
 from pipeline.prepare import PreparedJob
 from workers.codec import decode
 from workers.errors import ImageError
-from workers.fetch import fetch
+from workers.fetch import Fetcher
 from workers.records import ImageRef
 
 SAMPLE = 16
@@ -69,9 +69,10 @@ def _list(job: PreparedJob) -> tuple[int, int, list[ImageRef]]:
 
 def _decode(job: PreparedJob, refs: list[ImageRef]) -> _Sample:
     sample = _Sample()
+    fetcher = Fetcher(job.source.root, job.config.images.max_bytes)
     for ref in refs:
         try:
-            image = decode(fetch(job.source.root, ref, job.config.images.max_bytes), job.config.images)
+            image = decode(fetcher.fetch(ref), job.config.images)
         except ImageError as error:
             sample.failures.append(f"{ref.uri}: {error}")
         else:

@@ -2,32 +2,98 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from pathlib import Path
+
 from workers.errors import ImageError
 from workers.records import ImageRef
-from workers.storage import MissingError, StorageError, Store, is_remote, open_store, split_uri
+from workers.storage import (
+    LocalStore,
+    MissingError,
+    StorageError,
+    Store,
+    UnusableNameError,
+    is_remote,
+    open_store,
+    split_uri,
+)
+
+_THE_FILES_OWN = frozenset(
+    (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENXIO)
+)
+"""What a local disk says of one file; the rest (EIO, ESTALE, EMFILE, ...) may be the disk's or the machine's state."""
 
 
-def fetch(root: str, ref: ImageRef, max_bytes: int) -> bytes:
-    """Read an image, whose `uri` is relative to `root` or absolute: exactly its bytes, and nothing else of a tar.
+class Fetcher:
+    """Reads images, whose `uri` is relative to `root` or absolute, and tells a bad image from a store that fails.
 
-    Raises ImageError: "missing" (no such file), "unreadable" (the file or store refuses, or a tar is shorter than when
-    it was listed) or, before anything is read, "too_large" (more than `max_bytes`).
+    What was read last from a store is its witness: if that can't be read any more either, it isn't the image. A host of
+    the web without a witness is the image's own affair, a bucket or a disk is the run's.
     """
-    try:
-        store, name = _place(root, ref.uri)
+
+    def __init__(self, root: str, max_bytes: int):
+        self._root = root
+        self._max_bytes = max_bytes
+        self._witnesses: dict[str, str] = {}
+
+    def fetch(self, ref: ImageRef) -> bytes:
+        """Exactly the image's bytes, and nothing else of a tar.
+
+        Raises ImageError: "missing" (no such file), "unreadable" (it is refused, or a tar is shorter than when it was
+        listed) or, before anything is read, "too_large" (more than `max_bytes`); StorageError if the store fails.
+        """
+        try:
+            store, name = _place(self._root, ref.uri)
+        except MissingError as error:
+            raise ImageError("missing", str(error)) from error
+        except StorageError as error:
+            raise ImageError("unreadable", str(error)) from error
+        try:
+            data = self._read(store, name, ref)
+        except StorageError as error:
+            if not self._is_the_images_own(error, store):
+                raise
+            raise ImageError("missing" if isinstance(error, MissingError) else "unreadable", str(error)) from error
+        self._witnesses[store.url] = name
+        return data
+
+    def _read(self, store: Store, name: str, ref: ImageRef) -> bytes:
         size = store.size(name) if ref.bytes is None else ref.bytes
-        if size > max_bytes:
-            raise ImageError("too_large", f"{ref.uri} has {size} bytes; images.max_bytes allows {max_bytes}.")
+        if size > self._max_bytes:
+            raise ImageError("too_large", f"{ref.uri} has {size} bytes; images.max_bytes allows {self._max_bytes}.")
         if ref.offset is None:
             return store.read(name)
         data = store.read(name, ref.offset, size)
-    except MissingError as error:
-        raise ImageError("missing", str(error)) from error
-    except StorageError as error:
-        raise ImageError("unreadable", str(error)) from error
-    if len(data) < size:
-        raise ImageError("unreadable", f"{ref.uri} ends within {ref.member}; the tar was cut after it was listed.")
-    return data
+        if len(data) < size:
+            raise ImageError("unreadable", f"{ref.uri} ends within {ref.member}; the tar was cut after it was listed.")
+        return data
+
+    def _is_the_images_own(self, error: StorageError, store: Store) -> bool:
+        if isinstance(store, LocalStore) and not _holds_anything(Path(store.url)):
+            return False  # a mount that went away leaves an empty folder or none
+        if isinstance(error, MissingError | UnusableNameError):
+            return True
+        if getattr(error.__cause__, "errno", None) in _THE_FILES_OWN:
+            return True
+        if witness := self._witnesses.get(store.url):
+            return _can_read(store, witness)
+        return store.url.startswith(("http://", "https://"))
+
+
+def _holds_anything(folder: Path) -> bool:
+    try:
+        return any(os.scandir(folder))
+    except OSError:
+        return False
+
+
+def _can_read(store: Store, name: str) -> bool:
+    try:
+        store.read(name, 0, 1)
+    except StorageError:
+        return False
+    return True
 
 
 def _place(root: str, uri: str) -> tuple[Store, str]:

@@ -6,6 +6,7 @@ Names are relative URIs: percent-encoded, `/` between folders. So any file name 
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import io
 import os
@@ -30,6 +31,7 @@ from workers.errors import PixgradError, first_line
 
 OBJECT_SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss", "adl", "azure", "http", "https")
 _READ_AHEAD = 128 * 1024
+_NO_HARD_LINKS = frozenset((errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK))
 _NO_KEY = re.compile(r"[\x00-\x1f\x7f]|(?:^|/)\.{0,2}(?:/|$)")
 
 
@@ -43,6 +45,10 @@ class MissingError(StorageError):
     """There is no file of that name."""
 
     exit_code = 2
+
+
+class UnusableNameError(StorageError):
+    """No file of a store can have that name."""
 
 
 class Entry(NamedTuple):
@@ -95,6 +101,14 @@ class Store(ABC):
         Nothing appears if the block raises. Without `replace`, StorageError if there was a file of that name already.
         """
 
+    def check_create(self, name: str) -> None:
+        """Raise StorageError unless the store refuses to create `name`, a file that exists, once more."""
+        if self.create(name, b"must not appear"):
+            raise StorageError(
+                f"{self.url} writes over files that exist although told not to, so a run there isn't safe: "
+                f"use a store with conditional writes (S3, GCS, Azure, a local disk)."
+            )
+
     def exists(self, name: str) -> bool:
         """Whether there is a file of that name."""
         try:
@@ -115,7 +129,7 @@ class LocalStore(Store):
         """Where a file lies on the disk."""
         raw = unquote_to_bytes(name)
         if b"\0" in raw:
-            raise StorageError(f"{self.url}/{name} can't be a file's name: it has a zero byte.")
+            raise UnusableNameError(f"{self.url}/{name} can't be a file's name: it has a zero byte.")
         return self.root / os.fsdecode(raw)
 
     def read(self, name: str, start: int = 0, length: int | None = None) -> bytes:
@@ -180,7 +194,7 @@ class LocalStore(Store):
     @staticmethod
     def _link(staged: Path, target: Path) -> bool:
         try:
-            target.hardlink_to(staged)
+            _appear(staged, target)
         except FileExistsError:
             return False
         _sync_folder(target.parent)
@@ -223,7 +237,7 @@ class ObjectStore(Store):
     def _key(self, name: str) -> str:
         key = unquote(name)
         if _NO_KEY.search(key):
-            raise StorageError(
+            raise UnusableNameError(
                 f"{self.url}/{name} can't be an object's name: it has control characters or empty parts."
             )
         return key
@@ -398,6 +412,27 @@ def _file_size(path: str) -> int | None:
     if not target.exists():
         return 0
     return target.stat().st_size if target.is_file() else None
+
+
+def _appear(staged: Path, target: Path) -> None:
+    """Give a staged file its name, atomically; FileExistsError if there is a file of that name."""
+    try:
+        target.hardlink_to(staged)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        _rename_new(staged, target)
+
+
+def _rename_new(staged: Path, target: Path) -> None:
+    """Rename where the disk has no hard links (FAT, SMB, some FUSE): Linux can refuse to replace, atomically."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        raise OSError(errno.ENOTSUP, "no hard links, and no rename that never replaces")
+    here, no_replace = -100, 1  # AT_FDCWD, RENAME_NOREPLACE
+    if libc.renameat2(here, os.fsencode(staged), here, os.fsencode(target), no_replace):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(target))
 
 
 def _make_folder(folder: Path) -> None:

@@ -6,11 +6,15 @@ from pathlib import Path
 import pytest
 
 from workers.errors import ImageError
-from workers.fetch import fetch
+from workers.fetch import Fetcher
 from workers.records import ImageRef
 from workers.storage import encode
 
 LIMIT = 1000
+
+
+def fetch(root: str, ref: ImageRef, limit: int) -> bytes:
+    return Fetcher(root, limit).fetch(ref)
 
 
 def refused(root: Path, ref: ImageRef, limit: int = LIMIT) -> ImageError:
