@@ -6,14 +6,20 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from workers.errors import PixgradError
+
+if TYPE_CHECKING:
+    from pipeline.prepare import PreparedJob
+    from pipeline.run import Outcome
 
 app = typer.Typer(
     name="pixgrad",
@@ -55,33 +61,29 @@ def main() -> None:
 
 
 @app.command()
-def run(job: JobArgument, set_: SetOption = None, allow_code: CodeOption = False) -> None:
+def run(
+    job: JobArgument,
+    set_: SetOption = None,
+    allow_code: CodeOption = False,
+    extend: Annotated[bool, typer.Option("--extend", help="Take in what was added to the source.")] = False,
+) -> None:
     """Run a job, or go on with it: the same command resumes. Ray is embedded, or the cluster at RAY_ADDRESS."""
     from jobs.spec import dump_job, prepare_job
     from pipeline.run import run as run_job
 
     prepared = prepare_job(job, set_ or [], allow_code=allow_code)
-    again = shlex.join(["pixgrad", *sys.argv[1:]])
-    try:
-        outcome = run_job(prepared, job_yaml=dump_job(prepared.config), console=err)
-    except PixgradError as error:
-        if error.exit_code in (4, 130):
-            err.print(f"To go on: {again}", markup=False)
-        raise
-    counts, place = outcome.counts, prepared.store.url
-    out.print(f"{counts.ok} of {counts.outputs} outputs made, {counts.failed} failed.", markup=False)
-    for code, count in counts.failures.items():
-        out.print(f"  {count} {code}", markup=False)
-    out.print(f"Run:     {place}\nRows:    {place}/manifest.parquet", markup=False)
-    out.print(
-        f"Picture: {shlex.join(['pixgrad', 'export', place, 'DEST'])}".replace("Picture:", "Files:  "), markup=False
-    )
-    if outcome.exit_code == 3:
-        err.print(
-            f"More outputs failed than max_failed ({prepared.config.max_failed:g}) allows; the rows say why.",
-            markup=False,
-        )
-    raise typer.Exit(outcome.exit_code)
+    _tell(prepared, lambda: run_job(prepared, job_yaml=dump_job(prepared.config), console=err, extend=extend))
+
+
+@app.command()
+def retry(run: RunArgument, set_: SetOption = None, allow_code: CodeOption = False) -> None:
+    """Try the failed outputs of a complete run again, as a new round; the same command goes on with it."""
+    from jobs.spec import dump_job, recall_job
+    from pipeline.run import retry as retry_run
+    from workers.storage import open_store
+
+    prepared = recall_job(open_store(run), set_ or [], allow_code=allow_code)
+    _tell(prepared, lambda: retry_run(prepared, job_yaml=dump_job(prepared.config), console=err))
 
 
 @app.command()
@@ -131,20 +133,38 @@ def status(run: RunArgument, as_json: Annotated[bool, typer.Option("--json", hel
 
 
 @app.command()
-def verify(run: RunArgument) -> None:
+def verify(run: RunArgument, as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """Check a run's promises again from its files alone; exits with 6 if one is broken."""
     from pipeline.verify import verify as verify_run
     from workers.storage import open_store
 
     report = verify_run(open_store(run))
-    for fault in report.faults:
-        err.print(fault, markup=False)
+    if as_json:
+        print(json.dumps(asdict(report)))
+    else:
+        for fault in report.faults:
+            err.print(fault, markup=False)
+        out.print("\n".join(report.lines()), markup=False)
+    raise typer.Exit(6 if report.faults else 0)
+
+
+@app.command()
+def clean(
+    run: RunArgument,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+) -> None:
+    """Remove shards that no row names, and what writes that were cut short have left behind."""
+    from pipeline.clean import clean as clean_run
+    from workers.storage import open_store
+
+    cleaned = clean_run(open_store(run), dry_run=dry_run)
+    for entry in [*cleaned.orphans, *cleaned.leftovers]:
+        out.print(entry.name, markup=False)
     out.print(
-        f"{report.units} units, {report.outputs} rows ({report.failed} failed), {report.shards} shards checked; "
-        f"{report.unfinished} units unfinished, {report.orphans} orphans, {len(report.faults)} faults.",
+        f"{len(cleaned.orphans)} orphans and {len(cleaned.leftovers)} leftovers, {cleaned.bytes} bytes, "
+        f"{'would be ' if dry_run else ''}removed.",
         markup=False,
     )
-    raise typer.Exit(6 if report.faults else 0)
 
 
 @app.command()
@@ -199,6 +219,29 @@ def schema() -> None:
     from jobs.spec import json_schema
 
     print(json.dumps(json_schema(), indent=2))
+
+
+def _tell(job: PreparedJob, work: Callable[[], Outcome]) -> None:
+    """Do the work of a run and tell how it ended; the process ends with its exit code."""
+    try:
+        outcome = work()
+    except PixgradError as error:
+        if error.exit_code in (4, 130):
+            err.print(f"To go on: {shlex.join(['pixgrad', *sys.argv[1:]])}", markup=False)
+        raise
+    counts, place = outcome.counts, job.store.url
+    out.print(f"{counts.ok} of {counts.outputs} outputs made, {counts.failed} failed.", markup=False)
+    for code, count in counts.failures.items():
+        out.print(f"  {count} {code}", markup=False)
+    out.print(f"Run:     {place}\nRows:    {place}/manifest.parquet", markup=False)
+    out.print(f"Files:   {shlex.join(['pixgrad', 'export', place, 'DEST'])}", markup=False)
+    if counts.failed:
+        out.print(f"Again:   {shlex.join(['pixgrad', 'retry', place])}", markup=False)
+    if outcome.exit_code == 3:
+        err.print(
+            f"More outputs failed than max_failed ({job.config.max_failed:g}) allows; the rows say why.", markup=False
+        )
+    raise typer.Exit(outcome.exit_code)
 
 
 def _version(show: bool) -> None:

@@ -15,8 +15,11 @@ from jobs.document import Document, JobFileError, override, read_document
 from jobs.mistakes import find_mistakes
 from pipeline.config import JobConfig
 from pipeline.prepare import JobError, PreparedJob, prepare
+from pipeline.status import open_run
+from workers.layout import JOB
+from workers.storage import Store
 
-__all__ = ["JobFileError", "dump_job", "json_schema", "load_job", "prepare_job"]
+__all__ = ["JobFileError", "dump_job", "json_schema", "load_job", "prepare_job", "recall_job"]
 
 MAX_BYTES = 2**20
 
@@ -39,8 +42,23 @@ def prepare_job(path: str | Path, overrides: Sequence[str] = (), *, allow_code: 
         raise JobFileError(_read(Path(path), overrides).sentence(error.key, str(error))) from None
 
 
+def recall_job(store: Store, overrides: Sequence[str] = (), *, allow_code: bool = False) -> PreparedJob:
+    """The job that a run was begun with, from the run's own folder, made ready to run.
+
+    Raises NoRunError if `store` holds no run, and what `load_job` and `prepare` raise.
+    """
+    open_run(store)
+    where = f"{store.url}/{JOB}"
+    config = _checked(_parse(store.read(JOB).decode(), where, [*overrides, f"output={json.dumps(store.url)}"]), "job")
+    return prepare(config, allow_code=allow_code)
+
+
 def _read(path: Path, overrides: Sequence[str]) -> Document:
-    document = read_document(_read_text(path), str(path))
+    return _parse(_read_text(path), str(path), overrides)
+
+
+def _parse(text: str, where: str, overrides: Sequence[str]) -> Document:
+    document = read_document(text, where)
     if not isinstance(document.values, dict):
         found = "is empty" if document.values is None else "is not a mapping of keys"
         raise JobFileError(document.sentence((), f"the file {found}; a job has source, output and an algorithm"))

@@ -41,6 +41,7 @@ class WorkerParams(Params):
     max: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     gpus: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(default="auto", description="GPUs an actor; 0: CPU")
     batch: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(default="auto", description="images computed together")
+    timeout: float = Field(default=300, gt=0, description="seconds without any progress after which a worker is hung")
 
     @model_validator(mode="after")
     def _ordered(self) -> WorkerParams:

@@ -1,37 +1,34 @@
-"""Schedules a run on Ray: the one module of pipeline that knows it. Events go to the policy, its actions come back.
+"""Schedules a run on Ray. Events go to the policy, its actions come back.
 
 The driver holds little: the policy's open units, the streams of running attempts, a few commits under way.
 """
 
 from __future__ import annotations
 
-import logging
-import os
+import math
 import secrets
-import signal
-import tempfile
+import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any, Protocol, cast
-
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import numpy as np
 import ray
 from numpy.typing import NDArray
 from ray import exceptions as ray_errors
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.commit import commit
-from pipeline.plan import Unit, UnitFeed
+from pipeline import committer
+from pipeline.cluster import Resources, RunStopped
+from pipeline.committer import Committer, pause_after
+from pipeline.plan import Feed, Unit
 from pipeline.policy import Action, Commit, Policy, Task
-from workers.actor import CONCURRENT_ATTEMPTS, DeviceFacts, StartError, probe_device, remote_actor
-from workers.errors import PixgradError, first_line
+from workers.actor import CONCURRENT_ATTEMPTS, Birth, Pulse, StartError, remote_actor
+from workers.errors import OutOfMemoryError, PixgradError, first_line
+from workers.recorder import OutputIndex, read_recorder
 from workers.records import Acked, Attempt, Event, Piece, Started, encode_rows, failed_row, row_identity, row_schema
 from workers.setup import WorkerSetup
 from workers.storage import StorageError, Store
@@ -46,19 +43,17 @@ DEATHS = (
 START_FAILURES = 3
 """Workers in a row that may fail to start, while none lives, before the run stops."""
 
-STORE_PATIENCE = 60.0
-"""Seconds for which the store may fail before the run stops; an object store's client retries each request itself."""
+PULSE_SECONDS = 5.0
+"""How often a worker at work is asked how far it has got."""
+
+TASK_SECONDS = 40.0
+"""What a task should take at most, so that a death costs a minute or two: three are on a worker."""
+
+FIRST_TASK = 8
+"""Outputs of a task while it isn't known how long one takes."""
 
 DRAIN_SECONDS = 10.0
 """How long running attempts may take to finish after a signal."""
-
-
-class RunStopped(PixgradError):
-    """The run can't go on now; what is committed stays, and the same command goes on later."""
-
-    def __init__(self, sentence: str, exit_code: int):
-        super().__init__(sentence)
-        self.exit_code = exit_code
 
 
 class Listener(Protocol):
@@ -76,95 +71,23 @@ class Listener(Protocol):
         """A unit was committed."""
         ...
 
-    def turn(self, workers: int, feed: UnitFeed) -> None:
+    def turn(self, workers: int, feed: Feed) -> None:
         """The loop went round with so many workers ready."""
         ...
 
 
-@dataclass(frozen=True)
-class Resources:
-    """What one worker takes, how many attempts are on it at a time, and how many workers there may be.
-
-    CPUs are also its threads.
-    """
-
-    cpus: int
-    gpus: float
-    depth: int
-    min_workers: int
-    max_workers: int | None
-
-
-@contextmanager
-def cluster() -> Iterator[None]:
-    """Ray for the block: the cluster at RAY_ADDRESS, one already joined, or an embedded one that ends with the block.
-
-    Workers get a fresh folder as their working directory: the current one must not shadow our packages.
-    """
-    if ray.is_initialized():
-        yield
-        return
-    with tempfile.TemporaryDirectory(prefix="pixgrad-") as folder:
-        inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-        address = os.environ.get("RAY_ADDRESS", "local")
-        try:
-            ray.init(
-                address=address,
-                num_cpus=_cpus_left_to_us() if address == "local" else None,
-                include_dashboard=False if address == "local" else None,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                runtime_env=None if inside_job else {"working_dir": folder},
-            )
-        except Exception as error:  # Ray raises all kinds here, plain Exception too
-            raise RunStopped(f"Can't reach or start Ray (RAY_ADDRESS={address}): {first_line(error)}", 4) from None
-        try:
-            yield
-        finally:
-            ray.shutdown()
-
-
-def probe(gpus: float | None) -> tuple[DeviceFacts, float, int]:
-    """The device that workers will have, the GPUs and the CPUs of one worker.
-
-    `gpus` None: one GPU if the cluster has any. Raises RunStopped if GPUs are asked for that the cluster can't have.
-    """
-    total = ray.cluster_resources()
-    wanted = (1.0 if total.get("GPU", 0) else 0.0) if gpus is None else gpus
-    if wanted and not total.get("GPU", 0) and "RAY_ADDRESS" not in os.environ:
-        raise RunStopped(f"workers.gpus asks for {wanted:g} GPUs and this machine has none; set it to 0 or auto.", 2)
-    if not wanted and not total.get("CPU", 0):
-        raise RunStopped("The cluster has no CPUs, and no GPUs yet: set workers.gpus to 1 and workers.max.", 2)
-    remote = ray.remote(num_cpus=0, num_gpus=wanted, max_retries=2)(probe_device)
-    try:
-        facts = ray.get(remote.remote())
-    except ray_errors.RayError as error:
-        raise RunStopped(f"A worker can't look at its device: {first_line(error)}", 4) from None
-    nodes = [n["Resources"] for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0)]
-    if wanted:
-        shares = [int(n["CPU"] // max(1, n["GPU"] / wanted)) for n in nodes if n.get("GPU", 0)]
-        return facts, wanted, max(1, min([8, *shares]))
-    return facts, 0.0, max(1, min([4, *(int(n["CPU"]) for n in nodes)]))
-
-
-def check_room(resources: Resources) -> None:
-    """Raise RunStopped if a worker fits no machine, and no more machines can come."""
-    if "RAY_ADDRESS" in os.environ:
-        return
-    total = ray.cluster_resources()
-    if total.get("CPU", 0) < resources.cpus or total.get("GPU", 0) < resources.gpus:
-        raise RunStopped(
-            f"A worker of this run takes {resources.cpus} CPUs and {resources.gpus:g} GPUs, more than there are here; "
-            f"go on with the run on a machine like the one it began on, or begin another.",
-            4,
-        )
-
-
 @dataclass
 class _Worker:
+    """A worker: `moved` is when it last got on, `asked` when its pulse was last asked for (of a monotonic clock)."""
+
     name: str
     actor: Any
-    node: str | None = None
+    birth: Birth | None = None
+    attempts: int = 0
+    moved: float = 0.0
+    asked: float = 0.0
+    pulse: Pulse | None = None
+    asking: Any = None
 
 
 @dataclass
@@ -195,11 +118,10 @@ class Driver:
         setup: WorkerSetup,
         weights: NDArray[np.uint8],
         resources: Resources,
-        feed: UnitFeed,
+        feed: Feed,
         listener: Listener,
         round: int = 0,
     ):
-        self._store = store
         self._setup = setup
         self._weights = ray.put(weights)
         self._resources = resources
@@ -208,18 +130,20 @@ class Driver:
         self._round = round
         self._policy: Policy[Piece] = Policy(min(resources.depth, CONCURRENT_ATTEMPTS))
         self._actor = remote_actor().options(num_cpus=resources.cpus, num_gpus=resources.gpus)
+        self._node = ray.get_runtime_context().get_node_id()
         self._workers: dict[str, _Worker] = {}
         self._starting: dict[Any, _Worker] = {}
         self._streams: dict[Any, _Stream] = {}
         self._open: dict[int, _Open] = {}
-        self._commits: dict[Future[bool], tuple[_Open, int]] = {}
-        self._pool = ThreadPoolExecutor(8, "commit")
+        self._committing: dict[int, _Open] = {}
+        self._committer = Committer(store, round)
         self._start_failures = 0
         self._workers_made = 0
         self._store_failures = 0
         self._store_failing_since: float | None = None
         self._paused_until = 0.0
         self._room = (0, 0.0)
+        self._seconds_each: float | None = None
 
     def run(self, stop: threading.Event, superseded: threading.Event) -> None:
         """Until everything listed is committed. Raises RunStopped, StorageError, or what ended the listing too early.
@@ -238,16 +162,18 @@ class Driver:
                 self._start_workers()
                 self._assign()
                 self._wait(timeout=0.5)
+                self._feel_pulses()
                 self._listener.turn(len(self._workers), self._feed)
             if self._feed.error:
                 raise self._feed.error
         finally:
             for worker in [*self._workers.values(), *self._starting.values()]:
                 ray.kill(worker.actor)
-            self._pool.shutdown()
+                self._forget(worker)
+            self._committer.close()
 
     def _finished(self) -> bool:
-        return not (self._feed.listing or self._open or self._commits)
+        return not (self._feed.listing or self._open or self._committing)
 
     # -- units and workers ----------------------------------------------------------------------------------------
 
@@ -255,7 +181,7 @@ class Driver:
         wanted = 2 * self._wanted()
         while self._policy.waiting < wanted and (unit := self._feed.next()):
             self._open[unit.id] = _Open(unit)
-            self._policy.add(unit.id, range(len(unit.outputs)))
+            self._policy.add(unit.id, unit.indices)
 
     def _start_workers(self) -> None:
         alive = len(self._workers) + len(self._starting)
@@ -280,26 +206,36 @@ class Driver:
         if time.monotonic() < self._paused_until:
             return
         for worker in list(self._workers.values()):
-            while task := self._policy.assign(worker.name):
-                attempt = self._attempt(task)
-                events = worker.actor.process.options(num_returns="streaming").remote(attempt)
+            while task := self._policy.assign(worker.name, self._task_size()):
+                if not worker.attempts:
+                    worker.moved = time.monotonic()
+                worker.attempts += 1
+                events = worker.actor.process.options(num_returns="streaming").remote(self._attempt(task))
                 self._streams[events] = _Stream(task, worker, events)
 
+    def _task_size(self) -> int:
+        """Outputs of a task: as many as take `TASK_SECONDS`, and no fewer than a batch."""
+        batch = self._setup.batch.images or self._setup.batch.most
+        if self._seconds_each is None:
+            return max(batch, FIRST_TASK)
+        return max(batch, math.ceil(TASK_SECONDS / max(self._seconds_each, 1e-6)))
+
     def _attempt(self, task: Task) -> Attempt:
-        outputs = self._open[task.unit].unit.outputs
+        unit = self._open[task.unit].unit
         return Attempt(
             id=secrets.token_hex(8),
             unit=task.unit,
             round=self._round,
             indices=task.indices,
-            outputs=tuple(outputs[i] for i in task.indices),
+            outputs=tuple(unit.output(i) for i in task.indices),
             tries=tuple(self._policy.tries(task.unit, i) for i in task.indices),
         )
 
     # -- events ---------------------------------------------------------------------------------------------------
 
     def _wait(self, timeout: float) -> None:
-        waiting = [*self._streams, *self._starting]
+        asking = {worker.asking: worker for worker in self._workers.values() if worker.asking is not None}
+        waiting = [*self._streams, *self._starting, *asking]
         if not waiting:
             time.sleep(0.05)
         else:
@@ -311,13 +247,15 @@ class Driver:
                     self._on_started_worker(ref)
                 elif ref in self._streams:
                     self._on_stream(self._streams[ref])
-        for future in [f for f in self._commits if f.done()]:
-            self._on_commit(future)
+                elif ref in asking:
+                    self._on_pulse(asking[ref])
+        for unit, ours in self._committer.done():
+            self._on_commit(unit, ours)
 
     def _on_started_worker(self, ref: Any) -> None:
         worker = self._starting.pop(ref)
         try:
-            worker.node = ray.get(ref)
+            worker.birth = cast(Birth, ray.get(ref))
         except ray_errors.RayTaskError as error:
             self._on_failed_start(
                 error.cause if isinstance(error.cause, StartError) else StartError(first_line(error), str(error))
@@ -327,7 +265,7 @@ class Driver:
         else:
             self._start_failures = 0
             self._workers[worker.name] = worker
-            self._listener.event("worker_ready", worker=worker.name, node=worker.node)
+            self._listener.event("worker_ready", worker=worker.name, node=worker.birth.node)
 
     def _on_failed_start(self, error: StartError) -> None:
         self._start_failures += 1
@@ -343,14 +281,20 @@ class Driver:
         try:
             self._on_event(stream, cast(Event, ray.get(next(stream.events))))
         except StopIteration:
-            self._streams.pop(stream.events, None)
+            self._end(stream)
         except ray_errors.RayTaskError as error:
-            self._on_failed_attempt(stream, error)
+            self._end(stream)
+            self._on_failed_attempt(stream.task, error)
         except DEATHS as error:
             self._on_death(stream.worker, error)
 
+    def _end(self, stream: _Stream) -> None:
+        if self._streams.pop(stream.events, None):
+            stream.worker.attempts -= 1
+
     def _on_event(self, stream: _Stream, event: Event) -> None:
         task = stream.task
+        stream.worker.moved = time.monotonic()
         match event:
             case Started():
                 self._policy.started(task.id)
@@ -358,59 +302,128 @@ class Driver:
                 self._policy.acked(task.id, indices)
                 self._listener.acked(len(indices))
             case Piece():
-                self._store_failures, self._store_failing_since = 0, None
-                unit = self._open[task.unit]
-                _add(unit.failures, event.failures)
-                _add(unit.seconds, event.seconds)
-                self._act(self._policy.finished(task.id, event))
+                self._on_piece(task, event)
 
-    def _on_failed_attempt(self, stream: _Stream, error: ray_errors.RayTaskError) -> None:
-        """The attempt raised: the store failed, or there is a bug. Neither is an image's fault."""
-        del self._streams[stream.events]
-        self._policy.returned(stream.task.id)
-        self._listener.event("attempt_failed", unit=stream.task.unit, error=str(error.cause or error))
-        if not isinstance(error.cause, PixgradError):
-            raise RuntimeError(
-                f"an attempt ended with {first_line(error.cause or error)} (see events.jsonl)"
-            ) from error
-        if not isinstance(error.cause, StorageError):
-            raise RunStopped(str(error.cause), 4)
+    def _on_piece(self, task: Task, piece: Piece) -> None:
+        self._store_failures, self._store_failing_since = 0, None
+        unit = self._open[task.unit]
+        _add(unit.failures, piece.failures)
+        _add(unit.seconds, piece.seconds)
+        made = len(piece.indices) - sum(piece.failures.values())
+        if made:
+            each = piece.seconds.get("compute", 0.0) / made
+            self._seconds_each = each if self._seconds_each is None else (self._seconds_each + each) / 2
+        self._act(self._policy.finished(task.id, piece))
+
+    def _on_failed_attempt(self, task: Task, error: ray_errors.RayTaskError) -> None:
+        """The attempt raised: memory ran out, the store failed, or there is a bug."""
+        cause = error.cause
+        self._listener.event("attempt_failed", unit=task.unit, error=str(cause or error))
+        if isinstance(cause, OutOfMemoryError):
+            in_hand = {(task.unit, index) for index in cause.indices}
+            self._act(self._policy.overwhelmed(task.id, "out_of_memory", in_hand))
+            return
+        self._policy.returned(task.id)
+        if isinstance(cause, StorageError):
+            self._on_failing_store(str(cause))
+        elif isinstance(cause, PixgradError):
+            raise RunStopped(str(cause), 4)
+        else:
+            raise RuntimeError(f"an attempt ended with {first_line(cause or error)} (see events.jsonl)") from error
+
+    def _on_failing_store(self, sentence: str) -> None:
         now = time.monotonic()
         self._store_failures += 1
         self._store_failing_since = self._store_failing_since or now
-        self._paused_until = now + min(15, 2**self._store_failures)
-        if now - self._store_failing_since > STORE_PATIENCE:
-            raise RunStopped(str(error.cause), 4)
+        self._paused_until = now + pause_after(self._store_failures)
+        if now - self._store_failing_since > committer.STORE_PATIENCE:
+            raise RunStopped(sentence, 4)
 
     def _on_death(self, worker: _Worker, error: Exception) -> None:
         if self._workers.pop(worker.name, None) is None:
             return
         ray.kill(worker.actor)  # it may only have been out of reach
-        for stream in [s for s in self._streams.values() if s.worker is worker]:
-            self._read_to_the_end(stream)
-            self._streams.pop(stream.events, None)
-        lost = worker.node not in {n["NodeID"] for n in ray.nodes() if n["Alive"]}
+        self._read_to_the_end(worker)
+        lost = worker.birth is None or worker.birth.node not in _nodes_alive()
         cause = "out_of_memory" if isinstance(error, ray_errors.OutOfMemoryError) else "worker_died"
         self._listener.event("worker_lost" if lost else cause, worker=worker.name, error=first_line(error))
         if lost:
             self._policy.lost(worker.name)
         else:
-            self._act(self._policy.died(worker.name, cause))
+            self._act(self._policy.died(worker.name, cause, self._in_hand(worker)))
+        self._forget(worker)
 
-    def _read_to_the_end(self, stream: _Stream) -> None:
+    def _read_to_the_end(self, worker: _Worker) -> None:
         """What a worker said before it died counts: pieces are whole, and who was acknowledged is innocent."""
-        with suppress(StopIteration, ray_errors.RayError):
-            while True:
-                self._on_event(stream, cast(Event, ray.get(next(stream.events))))
+        for stream in [s for s in self._streams.values() if s.worker is worker]:
+            with suppress(StopIteration, ray_errors.RayError):
+                while True:
+                    self._on_event(stream, cast(Event, ray.get(next(stream.events))))
+            self._end(stream)
+
+    # -- pulses ---------------------------------------------------------------------------------------------------
+
+    def _feel_pulses(self) -> None:
+        now = time.monotonic()
+        for worker in list(self._workers.values()):
+            if worker.attempts and now - worker.moved > self._resources.timeout:
+                self._on_hang(worker)
+            elif worker.attempts and worker.asking is None and now - worker.asked > self._pulse_seconds():
+                worker.asked = now
+                worker.asking = worker.actor.pulse.remote()
+
+    def _pulse_seconds(self) -> float:
+        return min(PULSE_SECONDS, self._resources.timeout / 4)
+
+    def _on_pulse(self, worker: _Worker) -> None:
+        asked, worker.asking = worker.asking, None
+        try:
+            pulse = cast(Pulse, ray.get(asked))
+        except ray_errors.RayError as error:
+            self._on_death(worker, error)
+            return
+        if worker.pulse is None or pulse.ticks > worker.pulse.ticks:
+            worker.moved = time.monotonic()
+        worker.pulse = pulse
+
+    def _on_hang(self, worker: _Worker) -> None:
+        """Nothing moved for too long: the worker is replaced. If it waits for the store, no image is to blame."""
+        del self._workers[worker.name]
+        store = worker.pulse.store if worker.pulse and worker.asking is None else None
+        self._listener.event("worker_hung", worker=worker.name, waiting_for=store)
+        ray.kill(worker.actor)
+        self._read_to_the_end(worker)
+        if store:
+            self._policy.lost(worker.name)
+            self._on_failing_store(f"The store has not answered for {self._resources.timeout:g} s, over {store}.")
+        else:
+            self._act(self._policy.died(worker.name, "timeout", self._in_hand(worker)))
+        self._forget(worker)
+
+    def _in_hand(self, worker: _Worker) -> frozenset[OutputIndex] | None:
+        """What a worker's flight recorder says; None if it can't be read."""
+        assert worker.birth is not None
+        if worker.birth.node == self._node:
+            return read_recorder(worker.birth.recorder)
+        where = NodeAffinitySchedulingStrategy(worker.birth.node, soft=False)
+        reader = ray.remote(num_cpus=0)(read_recorder).options(scheduling_strategy=where)
+        try:
+            return ray.get(reader.remote(worker.birth.recorder), timeout=PULSE_SECONDS)
+        except (ray_errors.RayError, TimeoutError):
+            return None
+
+    def _forget(self, worker: _Worker) -> None:
+        """Remove a dead worker's flight recorder; on other nodes the next worker there does so."""
+        if worker.birth and worker.birth.node == self._node:
+            shutil.rmtree(worker.birth.recorder, ignore_errors=True)
 
     # -- actions --------------------------------------------------------------------------------------------------
 
     def _act(self, actions: list[Action[Piece]]) -> None:
         for action in actions:
             if isinstance(action, Commit):
-                unit = self._open.pop(action.unit)
-                future = self._pool.submit(_commit, self._store, self._round, action.unit, action.pieces)
-                self._commits[future] = (unit, action.unit)
+                self._committing[action.unit] = self._open.pop(action.unit)
+                self._committer.submit(action.unit, action.pieces)
             else:
                 piece = self._quarantine_piece(action.unit, action.index, action.cause)
                 _add(self._open[action.unit].failures, piece.failures)
@@ -420,7 +433,7 @@ class Driver:
 
     def _quarantine_piece(self, unit: int, index: int, cause: str) -> Piece:
         identity = row_identity(
-            self._open[unit].unit.outputs[index],
+            self._open[unit].unit.output(index),
             unit=unit,
             round=self._round,
             attempts=self._policy.tries(unit, index),
@@ -430,9 +443,9 @@ class Driver:
         schema = row_schema(self._setup.task, self._setup.source_columns)
         return Piece((index,), encode_rows([row], schema), {cause: 1}, {})
 
-    def _on_commit(self, future: Future[bool]) -> None:
-        unit, number = self._commits.pop(future)
-        if future.result():
+    def _on_commit(self, number: int, ours: bool) -> None:
+        unit = self._committing.pop(number)
+        if ours:
             self._listener.committed(number, len(unit.unit.outputs), unit.failures, unit.seconds)
         else:
             self._listener.event("already_committed", unit=number)
@@ -440,55 +453,20 @@ class Driver:
 
     def _drain(self) -> None:
         deadline = time.monotonic() + DRAIN_SECONDS
-        while (self._streams or self._commits) and time.monotonic() < deadline:
+        while (self._streams or self._committing) and time.monotonic() < deadline:
             self._wait(timeout=0.5)
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set; a second signal interrupts at once. To be entered after Ray has started."""
-    stop = threading.Event()
-
-    def handle(_number: int, _frame: Any) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 _QUARANTINE_SENTENCES = {
     "worker_died": "The worker's process ended each time this output was processed alone.",
-    "out_of_memory": "The worker ran out of memory each time this output was processed alone.",
+    "out_of_memory": "The worker ran out of memory each time this output was processed alone; set a lower short_side, "
+    "or retry on a larger machine.",
     "timeout": "The worker hung each time this output was processed alone.",
 }
 
 
-def _commit(store: Store, round: int, unit: int, pieces: Sequence[Piece]) -> bool:
-    """Commit, with patience. Raises StorageError."""
-    began = time.monotonic()
-    for failures in count(1):
-        try:
-            return commit(store, round, unit, pieces)
-        except StorageError:
-            if time.monotonic() - began > STORE_PATIENCE:
-                raise
-            time.sleep(min(15, 2**failures))
-    raise AssertionError("unreachable")
-
-
-def _cpus_left_to_us() -> int | None:
-    """The CPUs that this process may use where that is fewer than there are (taskset, Slurm); else Ray counts them."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return allowed if allowed != os.cpu_count() else None
+def _nodes_alive() -> set[str]:
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
 def _add(total: dict[str, Any], more: Mapping[str, Any]) -> None:

@@ -139,6 +139,22 @@ class Occurrences:
         self._recent.clear()
 
 
+class Identities:
+    """The identities of many images, 16 bytes each: 128 bits of a hash, so that no two are ever taken for one."""
+
+    def __init__(self, images: Iterable[ImageRef]):
+        self._digests = np.sort(np.frombuffer(b"".join(map(_digest, images)), "S16"))
+
+    def __contains__(self, image: ImageRef) -> bool:
+        digest = np.frombuffer(_digest(image), "S16")
+        place = int(np.searchsorted(self._digests, digest[0]))
+        return place < len(self._digests) and self._digests[place] == digest[0]
+
+
+def _digest(image: ImageRef) -> bytes:
+    return blake2b(f"{image.uri}\0{image.member or ''}".encode(), digest_size=16).digest()
+
+
 def _holds(run: array[int], digest: int) -> bool:
     place = bisect_left(run, digest)
     return place < len(run) and run[place] == digest

@@ -6,6 +6,7 @@ import io
 import json
 import queue
 import threading
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.epoch import RunBusyError
+from pipeline.listing import Identities
 from pipeline.source import Source
 from workers.layout import chunk_name
 from workers.records import ImageRef, Output, Variant
@@ -48,7 +50,10 @@ class Variants(Protocol):
 
 @dataclass(frozen=True)
 class Chunk:
-    """A frozen stretch of the listing. `final`: the listing ended with it."""
+    """A frozen stretch of the listing. `final`: the listing ended with it.
+
+    `extension`: 0 in the first listing, one more each time that what was added to the source is taken in.
+    """
 
     number: int
     first_image: int
@@ -57,14 +62,44 @@ class Chunk:
     units: int
     bytes: int
     final: bool
+    extension: int = 0
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A bounded range of outputs; the smallest thing committed."""
+    """A bounded range of outputs; the smallest thing committed.
+
+    `indices`: the positions of `outputs` in the unit as planned, in order; in a later round there are only some.
+    """
 
     id: int
     outputs: tuple[Output, ...]
+    indices: tuple[int, ...]
+
+    def output(self, index: int) -> Output:
+        """The output at a position of the unit as planned."""
+        return self.outputs[bisect_left(self.indices, index)]
+
+
+class Feed(Protocol):
+    """Units still to be done.
+
+    `outputs` are known so far, `committed_outputs` of them were committed before; `listing` while there may be more.
+    `error` is what ended the listing before its end: what was listed until then can still be done.
+    """
+
+    outputs: int
+    committed_outputs: int
+    listing: bool
+    error: BaseException | None
+
+    def next(self) -> Unit | None:
+        """The next unit, or None if there is none at present."""
+        ...
+
+    def close(self) -> None:
+        """No more units are wanted."""
+        ...
 
 
 class Plan:
@@ -88,37 +123,57 @@ class Plan:
             for variant in self._variants.of(image, position)
         )
         for number in range(chunk.first_unit, chunk.first_unit + chunk.units):
-            yield Unit(number, tuple(islice(outputs, self._unit_size)))
+            of_unit = tuple(islice(outputs, self._unit_size))
+            yield Unit(number, of_unit, tuple(range(len(of_unit))))
 
     def unit_sizes(self, chunk: Chunk) -> dict[int, int]:
         """How many outputs each unit of a chunk has."""
         outputs, size = chunk.images * len(self._variants.names), self._unit_size
         return {chunk.first_unit + i: min(size, outputs - i * size) for i in range(chunk.units)}
 
-    def extend(self, source: Source) -> Iterator[Chunk]:
+    def extend(self, source: Source, *, again: bool = False) -> Iterator[Chunk]:
         """Go on with the listing behind its last entry, freezing and yielding one chunk after the other.
 
-        Raises RunBusyError if another driver froze one meanwhile.
+        With `again`, what was added to the source since it was listed to its end is taken in, wherever it stands; an
+        extension that was interrupted is taken up in any case. Raises RunBusyError if another driver froze a chunk.
         """
         frozen = self.chunks()
         last = frozen[-1] if frozen else None
-        if last and last.final:
+        if last is None or not (last.final or last.extension):
+            after = next((self._images(c)[-1] for c in reversed(frozen) if c.images), None)
+            for last in self._freeze_all(source.images(after), frozen, 0):
+                yield last
+            frozen = self.chunks() if again else []
+        elif not last.final:
+            yield from self._freeze_all(self._added(source, frozen), frozen, last.extension)
             return
-        after = next((self._images(c)[-1] for c in reversed(frozen) if c.images), None)
-        images = source.images(after)
+        if again and frozen:
+            added = self._added(source, frozen)
+            if (first := next(added, None)) is not None:
+                yield from self._freeze_all(chain([first], added), frozen, frozen[-1].extension + 1)
+
+    def _added(self, source: Source, frozen: Sequence[Chunk]) -> Iterator[ImageRef]:
+        """The images of the source that the frozen chunks don't hold."""
+        known = Identities(image for chunk in frozen for image in self._images(chunk))
+        return (image for image in source.images() if image not in known)
+
+    def _freeze_all(self, images: Iterator[ImageRef], frozen: Sequence[Chunk], extension: int) -> Iterator[Chunk]:
+        last = frozen[-1] if frozen else None
+        number = sum(chunk.extension == extension for chunk in frozen)
         following = next(images, None)
-        while not (last and last.final):
-            wanted = self._chunk_size(last.number + 1 if last else 0)
+        while last is None or last.extension < extension or not last.final:
+            wanted = self._chunk_size(number)
             buffer = [] if following is None else [following, *islice(images, wanted - 1)]
             following = next(images, None)
-            last = self._freeze(last, buffer, final=following is None)
+            last = self._freeze(last, buffer, extension, final=following is None)
+            number += 1
             yield last
 
     def _chunk_size(self, number: int) -> int:
-        """A multiple of the unit size, so that only the last chunk ends with a short unit."""
+        """A multiple of the unit size, so that only the last chunk of a listing ends with a short unit."""
         return self._unit_size * min(2**number, max(1, CHUNK_IMAGES // self._unit_size))
 
-    def _freeze(self, last: Chunk | None, images: Sequence[ImageRef], *, final: bool) -> Chunk:
+    def _freeze(self, last: Chunk | None, images: Sequence[ImageRef], extension: int, *, final: bool) -> Chunk:
         outputs = len(images) * len(self._variants.names)
         chunk = Chunk(
             number=last.number + 1 if last else 0,
@@ -128,6 +183,7 @@ class Plan:
             units=-(-outputs // self._unit_size),
             bytes=sum(image.bytes or 0 for image in images),
             final=final,
+            extension=extension,
         )
         rows = [{**image.columns, **_ref_row(image)} for image in images]
         schema = self._schema.with_metadata({"pixgrad_chunk": json.dumps(asdict(chunk))})
@@ -156,15 +212,12 @@ def read_chunks(store: Store) -> list[Chunk]:
 
 
 class UnitFeed:
-    """Units that remain to be done, as a thread lists the source: those of frozen chunks first.
+    """The feed of round 0, as a thread lists the source: units of frozen chunks first."""
 
-    `outputs` are planned so far, `committed_outputs` of them were committed before; `listing` while there is more.
-    `error` is what ended the listing before its end: what was listed until then can still be done.
-    """
-
-    def __init__(self, plan: Plan, source: Source, committed: Collection[int]):
+    def __init__(self, plan: Plan, source: Source, committed: Collection[int], *, extend: bool = False):
         self._plan = plan
         self._source = source
+        self._extend = extend
         self._committed = committed
         self._arrived: queue.SimpleQueue[Chunk | BaseException | None] = queue.SimpleQueue()
         self._units: Iterator[Unit] = iter(())
@@ -177,7 +230,7 @@ class UnitFeed:
         self._thread.start()
 
     def next(self) -> Unit | None:
-        """The next unit, or None if there is none at present."""
+        """See `Feed`."""
         while True:
             unit = next(self._units, None)
             if unit is not None:
@@ -207,7 +260,7 @@ class UnitFeed:
 
     def _list(self) -> None:
         try:
-            for chunk in chain(self._plan.chunks(), self._plan.extend(self._source)):
+            for chunk in chain(self._plan.chunks(), self._plan.extend(self._source, again=self._extend)):
                 self._arrived.put(chunk)
                 if self._closed.is_set():
                     return

@@ -1,19 +1,23 @@
 """What happens on an event: a pure state machine. It knows units, workers and blame; nothing of Ray, files or time.
 
-Work is handed out as tasks: some outputs of one unit. Outputs that were begun when a worker died are suspects: they run
-again with nothing beside them, in halves, until one is alone; an output that has died alone `DEATHS_ALONE` times is
-quarantined. Whatever was not begun, or was lost with its node, is requeued without blame.
+Work is handed out as tasks: some outputs of one unit. When a worker dies, what it had in hand is suspect, or all that
+it had begun where that isn't known: suspects run again with nothing beside them, in halves, until one is alone; an
+output that has died alone `DEATHS_ALONE` times is quarantined. Whatever was not begun, or was lost with its node, is
+requeued without blame.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Generic, TypeVar
 
 DEATHS_ALONE = 2
+
+DEATHS_NEAR = 3
+"""Deaths in which an output was begun but not in hand until it is suspect all the same: damage can show late."""
 
 P = TypeVar("P")
 
@@ -54,6 +58,7 @@ class _Unit(Generic[P]):
     pieces: list[P] = field(default_factory=list)
     tries: dict[int, int] = field(default_factory=dict)
     deaths_alone: dict[int, int] = field(default_factory=dict)
+    deaths_near: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -73,6 +78,7 @@ class Policy(Generic[P]):
         self._fresh: deque[Task] = deque()
         self._suspect: deque[Task] = deque()
         self._running: dict[int, _Running] = {}
+        self._on: dict[str, set[int]] = {}
         self._draining: str | None = None
         self._ids = count()
 
@@ -95,10 +101,13 @@ class Policy(Generic[P]):
         self._units[unit] = _Unit(set(wanted))
         self._fresh.append(self._task(unit, wanted))
 
-    def assign(self, worker: str) -> Task | None:
-        """The next task for a worker that lives, or None if it should get none now."""
-        running = [r for r in self._running.values() if r.worker == worker]
-        if any(r.task.alone for r in running) or len(running) >= self._depth:
+    def assign(self, worker: str, at_most: int | None = None) -> Task | None:
+        """The next task for a worker that lives, or None if it should get none now.
+
+        A fresh task is cut to `at_most` outputs, and the rest stays next in turn.
+        """
+        running = self._on.get(worker, ())
+        if len(running) >= self._depth or any(self._running[task].task.alone for task in running):
             return None
         if self._suspect and self._draining in (None, worker):
             if running:
@@ -106,7 +115,7 @@ class Policy(Generic[P]):
                 return None
             self._draining = None
             return self._hand_out(self._suspect.popleft(), worker)
-        return self._hand_out(self._fresh.popleft(), worker) if self._fresh else None
+        return self._hand_out(self._next_fresh(at_most), worker) if self._fresh else None
 
     def started(self, task: int) -> None:
         """The worker has begun a task."""
@@ -118,7 +127,7 @@ class Policy(Generic[P]):
 
     def finished(self, task: int, piece: P) -> list[Action[P]]:
         """A task's outputs have their rows and its shard is durable."""
-        done = self._running.pop(task).task
+        done = self._take_back(task).task
         return self._settle(done.unit, done.indices, piece)
 
     def quarantined(self, unit: int, index: int, piece: P) -> list[Action[P]]:
@@ -127,19 +136,16 @@ class Policy(Generic[P]):
 
     def returned(self, task: int) -> None:
         """A task came back undone through no fault of its outputs (the store failed, say)."""
-        returned = self._running.pop(task).task
+        returned = self._take_back(task).task
         self._requeue(returned, returned.indices)
 
-    def died(self, worker: str, cause: str) -> list[Action[P]]:
-        """A worker's process ended under its tasks, or hung."""
-        actions: list[Action[P]] = []
-        for running in self._leave(worker):
-            task = running.task
-            begun = running.started or task.alone  # news of a start can be lost; who was alone is known
-            suspects = tuple(i for i in task.indices if i not in running.acked) if begun else ()
-            self._requeue(task, tuple(i for i in task.indices if i not in suspects), cleared=True)
-            actions += self._blame(task, suspects, cause)
-        return actions
+    def overwhelmed(self, task: int, cause: str, in_hand: Collection[tuple[int, int]]) -> list[Action[P]]:
+        """A task gave in over the outputs `in_hand`, as (unit, index), without its worker dying: memory ran out."""
+        return self._incriminate(self._take_back(task), cause, in_hand)
+
+    def died(self, worker: str, cause: str, in_hand: Collection[tuple[int, int]] | None = None) -> list[Action[P]]:
+        """A worker's process ended under its tasks, or hung, over the outputs `in_hand` if that is known."""
+        return [action for running in self._leave(worker) for action in self._incriminate(running, cause, in_hand)]
 
     def lost(self, worker: str) -> None:
         """A worker went away with its node, or was let go: nobody is to blame."""
@@ -153,24 +159,51 @@ class Policy(Generic[P]):
 
     def _hand_out(self, task: Task, worker: str) -> Task:
         self._running[task.id] = _Running(task, worker)
+        self._on.setdefault(worker, set()).add(task.id)
         tries = self._units[task.unit].tries
         for index in task.indices:
             tries[index] = tries.get(index, 0) + 1
         return task
 
+    def _next_fresh(self, at_most: int | None) -> Task:
+        task = self._fresh.popleft()
+        if at_most is None or len(task.indices) <= at_most:
+            return task
+        self._fresh.appendleft(self._task(task.unit, task.indices[at_most:]))
+        return self._task(task.unit, task.indices[:at_most])
+
+    def _take_back(self, task: int) -> _Running:
+        running = self._running.pop(task)
+        self._on[running.worker].discard(task)
+        return running
+
     def _leave(self, worker: str) -> list[_Running]:
         if self._draining == worker:
             self._draining = None
-        left = [r for r in self._running.values() if r.worker == worker]
-        for running in left:
-            del self._running[running.task.id]
-        return left
+        return [self._running.pop(task) for task in sorted(self._on.pop(worker, ()))]
 
     def _requeue(self, task: Task, indices: tuple[int, ...], *, cleared: bool = False) -> None:
         """Suspects stay alone until they are `cleared`."""
         alone = task.alone and not cleared
         if indices:
             (self._suspect if alone else self._fresh).appendleft(self._task(task.unit, indices, alone=alone))
+
+    def _incriminate(
+        self, running: _Running, cause: str, in_hand: Collection[tuple[int, int]] | None
+    ) -> list[Action[P]]:
+        task = running.task
+        begun = running.started or task.alone  # news of a start can be lost; who was alone is known
+        suspects = tuple(i for i in task.indices if i not in running.acked) if begun else ()
+        if in_hand is not None and len(suspects) > 1:
+            suspects = tuple(i for i in suspects if (task.unit, i) in in_hand or self._dies_near(task.unit, i))
+        self._requeue(task, tuple(i for i in task.indices if i not in suspects), cleared=True)
+        return self._blame(task, suspects, cause)
+
+    def _dies_near(self, unit: int, index: int) -> bool:
+        """Count one more death with this output begun and not in hand; whether there were too many."""
+        near = self._units[unit].deaths_near
+        near[index] = near.get(index, 0) + 1
+        return near[index] >= DEATHS_NEAR
 
     def _blame(self, task: Task, suspects: tuple[int, ...], cause: str) -> list[Action[P]]:
         if task.alone and len(task.indices) == 1 and suspects:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 
-from pipeline.plan import UnitFeed
+from pipeline.plan import Feed
 from workers.layout import EVENTS, event_segment
 from workers.storage import LocalStore, StorageError, Store
 
@@ -176,7 +176,7 @@ class Monitor:
         spent = {stage: round(s, 3) for stage, s in seconds.items()}
         self._log.add("committed", {"unit": unit, "outputs": outputs, "failures": dict(failures), "seconds": spent})
 
-    def turn(self, workers: int, feed: UnitFeed) -> None:
+    def turn(self, workers: int, feed: Feed) -> None:
         """The driver's loop went round."""
         self.tally.workers = workers
         self.tally.total, self.tally.before, self.tally.listing = feed.outputs, feed.committed_outputs, feed.listing

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
 
+from pipeline.cluster import Resources, RunStopped, check_room, cluster, probe
 from pipeline.commit import Counts, committed_units, count_outputs, write_manifest
 from pipeline.config import JobConfig
-from pipeline.driver import Driver, Resources, RunStopped, check_room, cluster, probe, stop_on_signals
+from pipeline.driver import Driver
 from pipeline.epoch import Tenure, take_over
 from pipeline.listing import SourceError
-from pipeline.plan import UnitFeed, planned_units, read_chunks
+from pipeline.plan import Feed, UnitFeed, planned_units, read_chunks
 from pipeline.prepare import PreparedJob
 from pipeline.progress import EventLog, Monitor, display
 from pipeline.provenance import fingerprint, now, versions, write_run
+from pipeline.retry import RetryFeed, next_round
+from pipeline.signals import stop_on_signals
 from workers.actor import DeviceFacts
 from workers.errors import PixgradError
 from workers.layout import JOB
 from workers.setup import BatchPlan, WorkerSetup
 from workers.storage import StorageError
-
-ROUND = 0
 
 CPU_PAIRS = 8
 """Rows of an evaluation of attribution on a CPU; dreams and styles take one image at a time there, which is fastest."""
@@ -58,6 +61,12 @@ class Fixed:
         return cls(**{**facts, "device": DeviceFacts(**facts["device"]), "batch": BatchPlan(**facts["batch"])})
 
 
+class UnfinishedError(PixgradError):
+    """The run has to be complete first."""
+
+    exit_code = 4
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a run ended."""
@@ -67,24 +76,61 @@ class Outcome:
     seconds: float
 
 
-def run(job: PreparedJob, *, job_yaml: str, console: Console) -> Outcome:
+@dataclass(frozen=True)
+class Work:
+    """What a session is to do: the outputs of a feed, in a round."""
+
+    round: int
+    feed: Feed
+
+
+def run(job: PreparedJob, *, job_yaml: str, console: Console, extend: bool = False) -> Outcome:
     """Run a prepared job to its end, or go on with it. `job_yaml` is the resolved job for the run's folder.
 
-    Raises RunBusyError, OtherJobError, RunStopped, StorageError, SourceError and the like; whatever is committed stays.
+    With `extend`, what was added to the source since it was listed is taken in. Raises RunBusyError, OtherJobError,
+    RunStopped, StorageError, SourceError and the like; whatever is committed stays.
     """
+
+    def first_round() -> Work | None:
+        if not extend and _all_committed(job):
+            return None
+        return Work(0, UnitFeed(job.plan(), job.source, committed_units(job.store, 0), extend=extend))
+
+    return _session(job, first_round, job_yaml, console)
+
+
+def retry(job: PreparedJob, *, job_yaml: str, console: Console) -> Outcome:
+    """Try the failed outputs of a complete run again, as a new round, or go on with such a round.
+
+    Raises as `run` does, and UnfinishedError if the run itself isn't complete.
+    """
+
+    def next_one() -> Work | None:
+        if not _all_committed(job):
+            raise UnfinishedError(f"{job.store.url} is unfinished; complete it with `pixgrad run`, then retry.")
+        round = next_round(job.store)
+        return Work(round.number, RetryFeed(job.plan(), round)) if round.failed else None
+
+    return _session(job, next_one, job_yaml, console)
+
+
+def _session(job: PreparedJob, find_work: Callable[[], Work | None], job_yaml: str, console: Console) -> Outcome:
+    """Claim the run, do the work if there is any, sum up, give the run up."""
     began = time.monotonic()
     job.own_run()
     tenure = take_over(job.store)
     facts, counts, exit_code = None, None, 1
     try:
         before = job.own_run()  # again: another driver may have begun and ended meanwhile
-        if before and _all_committed(job):
+        work = find_work()
+        if before and work is None:
             counts = count_outputs(job.store)
         else:
-            with cluster(), stop_on_signals() as stop:
+            assert work is not None, "a fresh run has work"
+            with closing(work.feed), cluster(), stop_on_signals() as stop:
                 fixed = Fixed.from_dict(before["fixed"]) if before else _fix(job)
-                facts = _begin(job, fixed, before, job_yaml)
-                _drive(job, fixed, tenure, stop, console)
+                facts = _begin(job, fixed, before, job_yaml, work.round)
+                _drive(job, fixed, work, tenure, stop, console)
                 counts = write_manifest(job.store)
         exit_code = 3 if counts.failed > job.config.max_failed * counts.outputs else 0
         return Outcome(counts, exit_code, time.monotonic() - began)
@@ -95,14 +141,14 @@ def run(job: PreparedJob, *, job_yaml: str, console: Console) -> Outcome:
         exit_code = 130
         raise RunStopped("Interrupted.", 130) from None
     finally:
-        if facts:
+        if facts and not tenure.is_superseded():
             _end(job, facts, exit_code, counts)
         tenure.release(exit_code)
 
 
 def _all_committed(job: PreparedJob) -> bool:
     chunks = read_chunks(job.store)
-    return bool(chunks) and chunks[-1].final and len(committed_units(job.store, ROUND)) == planned_units(chunks)
+    return bool(chunks) and chunks[-1].final and len(committed_units(job.store, 0)) == planned_units(chunks)
 
 
 def _fix(job: PreparedJob) -> Fixed:
@@ -122,7 +168,7 @@ def _batch_plan(config: JobConfig, facts: DeviceFacts) -> BatchPlan:
     return BatchPlan(images=None, pixels=facts.memory // 2 // GPU_BYTES_PER_PIXEL, most=GPU_BATCH)
 
 
-def _begin(job: PreparedJob, fixed: Fixed, before: dict[str, Any] | None, job_yaml: str) -> dict[str, Any]:
+def _begin(job: PreparedJob, fixed: Fixed, before: dict[str, Any] | None, job_yaml: str, round: int) -> dict[str, Any]:
     """Write the job and the provenance; what is true of the whole run stays as its first session wrote it."""
     fields = job.fingerprint_fields(fixed.precision)
     weights = job.model.weights
@@ -138,18 +184,17 @@ def _begin(job: PreparedJob, fixed: Fixed, before: dict[str, Any] | None, job_ya
         "variants": list(job.variants.names),
         "source_root": job.source.root,
         "fixed": fixed.as_dict(),
-        "sessions": [*(before["sessions"] if before else []), {"began": now(), "versions": versions()}],
+        "sessions": [*(before["sessions"] if before else []), {"began": now(), "round": round, "versions": versions()}],
     }
     write_run(job.store, facts)
     job.store.replace(JOB, job_yaml.encode())
     return facts
 
 
-def _drive(job: PreparedJob, fixed: Fixed, tenure: Tenure, stop: threading.Event, console: Console) -> None:
-    """Run the units that remain. Raises what `Driver.run` raises."""
+def _drive(job: PreparedJob, fixed: Fixed, work: Work, tenure: Tenure, stop: threading.Event, console: Console) -> None:
+    """Do the work. Raises what `Driver.run` raises."""
     resources = _resources(job.config, fixed)
     check_room(resources)
-    feed = UnitFeed(job.plan(), job.source, committed_units(job.store, ROUND))
     monitor = Monitor(EventLog(job.store, tenure.claim.epoch), display(console, job.config.name))
     try:
         driver = Driver(
@@ -157,16 +202,16 @@ def _drive(job: PreparedJob, fixed: Fixed, tenure: Tenure, stop: threading.Event
             setup=_setup(job, fixed),
             weights=job.model.weights.read(),
             resources=resources,
-            feed=feed,
+            feed=work.feed,
             listener=monitor,
+            round=work.round,
         )
         driver.run(stop, tenure.superseded)
     except SourceError as error:
-        if not feed.outputs:
+        if not work.feed.outputs:
             raise
         raise RunStopped(str(error), 4) from None  # goes on once the source is mended
     finally:
-        feed.close()
         monitor.close()
 
 
@@ -211,6 +256,7 @@ def _resources(config: JobConfig, fixed: Fixed) -> Resources:
         depth=_depth(config),
         min_workers=workers.min,
         max_workers=None if workers.max == "auto" else workers.max,
+        timeout=workers.timeout,
     )
 
 

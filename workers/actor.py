@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 
-from workers.assembly import Assembly
+from workers.assembly import Assembly, Pulse
 from workers.errors import PixgradError
 from workers.records import Attempt, Event
 from workers.setup import WorkerSetup
@@ -33,6 +33,14 @@ class StartError(PixgradError):
         return StartError, (str(self), self.details)
 
 
+@dataclass(frozen=True)
+class Birth:
+    """Where a worker came to life: its node, and the folder of its flight recorder there."""
+
+    node: str
+    recorder: str
+
+
 class WorkerActor:
     """Loads the network once, then runs attempts, a few at a time so that decoding and encoding hide behind compute."""
 
@@ -40,8 +48,8 @@ class WorkerActor:
         self._setup = setup
         self._assembly: Assembly | None = None
 
-    def start(self, weights: Any) -> str:
-        """Build the engine from the weights' bytes (a uint8 array); the node's id. Raises StartError."""
+    def start(self, weights: Any) -> Birth:
+        """Build the engine from the weights' bytes (a uint8 array). Raises StartError."""
         _set_threads(self._setup.threads)
         try:
             from workers.engine import build_engine  # torch is loaded here, in the worker alone
@@ -51,16 +59,17 @@ class WorkerActor:
             raise StartError(str(error), None) from None
         except Exception as error:
             raise StartError(f"{type(error).__name__}: {error}", traceback.format_exc()) from None
-        return ray.get_runtime_context().get_node_id()
+        return Birth(ray.get_runtime_context().get_node_id(), self._assembly.recorder)
 
     def process(self, attempt: Attempt) -> Iterator[Event]:
         """Run one attempt; yields what happens to it. Called concurrently, streamed."""
         assert self._assembly is not None, "start() comes first"
         yield from self._assembly.process(attempt)
 
-    def ticks(self) -> int:
-        """A counter that grows with every step of the compute loop."""
-        return self._assembly.ticks if self._assembly else 0
+    def pulse(self) -> Pulse:
+        """How far the worker has got. Answered by a thread of its own while attempts run."""
+        assert self._assembly is not None, "start() comes first"
+        return self._assembly.pulse()
 
 
 @dataclass(frozen=True)

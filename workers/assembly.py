@@ -16,15 +16,16 @@ import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from workers.batching import Batcher, Frame
 from workers.codec import Decoded, decode
-from workers.errors import ImageError, PixgradError
-from workers.fetch import fetch
+from workers.errors import DeviceError, ImageError, OutOfMemoryError, PixgradError
+from workers.fetch import Fetcher
 from workers.layout import shard_name
+from workers.recorder import OutputIndex, Recorder
 from workers.records import (
     Acked,
     Attempt,
@@ -42,6 +43,20 @@ from workers.records import (
 from workers.setup import WorkerSetup
 from workers.shards import ShardWriter, shard_writer
 from workers.storage import open_store
+
+ACK_SECONDS = 0.5
+"""Outcomes are told to the driver in lots, this often."""
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """A worker's sign of life.
+
+    `ticks` grows with all that gets on; `store` is the file that it waits for, if it computes nothing meanwhile.
+    """
+
+    ticks: int
+    store: str | None
 
 
 class Result(Protocol):
@@ -85,6 +100,7 @@ class _Ticket:
     attempt: Attempt
     outcomes: queue.SimpleQueue[_Outcome | Exception] = field(default_factory=queue.SimpleQueue)
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # one thread writes each key
+    given_up: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,12 +114,22 @@ class _Place:
     def output(self) -> Output:
         return self.ticket.attempt.outputs[self.position]
 
+    @property
+    def index(self) -> OutputIndex:
+        return self.ticket.attempt.unit, self.ticket.attempt.indices[self.position]
+
     def settle(self, outcome: _Made | ImageError) -> None:
         self.ticket.outcomes.put(_Outcome(self.position, outcome))
 
     def fail(self, error: Exception) -> None:
-        """The output fails; an expected error that isn't the image's, such as a lost style, fails the attempt."""
-        if isinstance(error, PixgradError) and not isinstance(error, ImageError):
+        """The output fails; an expected error that isn't the image's, such as a lost style, fails the attempt.
+
+        So does memory that ran out: the driver tries again with nothing beside the output before it blames it.
+        """
+        if isinstance(error, MemoryError):
+            name = self.output.image.uri
+            self.ticket.outcomes.put(OutOfMemoryError(f"Memory ran out over {name}", (self.index[1],)))
+        elif isinstance(error, PixgradError) and not isinstance(error, ImageError):
             self.ticket.outcomes.put(error)
         else:
             self.settle(error if isinstance(error, ImageError) else _unexpected(error))
@@ -144,23 +170,44 @@ class Assembly:
         self._engine = engine
         self._store = open_store(setup.output)
         self._schema = row_schema(setup.task, setup.source_columns)
+        self._fetcher = Fetcher(setup.source_root, setup.images.max_bytes)
+        self._recorder = Recorder()
         self._decoders = ThreadPoolExecutor(max(1, setup.threads // 2), "decode")
         self._encoders = ThreadPoolExecutor(1, "encode")
         self._arrivals: queue.SimpleQueue[_Arrival | int] = queue.SimpleQueue()
         self._batcher: Batcher[tuple[_Place, _Image]] = Batcher(engine.batch_size)
         self._awaited = 0
-        self.ticks = 0
+        self._ticks = 0
+        self._computing = False
+        self._in_store: dict[int, str] = {}
         threading.Thread(target=self._compute, name="compute", daemon=True).start()
 
+    @property
+    def recorder(self) -> str:
+        """The folder of the flight recorder."""
+        return str(self._recorder.folder)
+
+    def pulse(self) -> Pulse:
+        """How the line gets on. A thread of its own may ask."""
+        waiting = [] if self._computing else list(self._in_store.values())
+        return Pulse(self._ticks, waiting[0] if waiting else None)
+
     def process(self, attempt: Attempt) -> Iterator[Event]:
-        """Run one attempt; called by a thread of its own. Raises StorageError if the shard can't be written."""
+        """Run one attempt; called by a thread of its own.
+
+        Raises StorageError if the source's store fails or the shard can't be written, OutOfMemoryError, and ModelError
+        if a style or guide is gone.
+        """
         yield Started()
         ticket = _Ticket(attempt)
         images = _group_by_image(ticket)
         self._arrivals.put(len(images))
         for places in images:
             self._decoders.submit(self._decode, places)
-        yield from self._drain(ticket)
+        try:
+            yield from self._drain(ticket)
+        finally:
+            ticket.given_up = True  # what of it is still in the line need not be done
 
     # -- decode ---------------------------------------------------------------------------------------------------
 
@@ -168,14 +215,31 @@ class Assembly:
         began = time.perf_counter()
         image = None
         try:
-            ref = places[0].output.image
-            data = fetch(self._setup.source_root, ref, self._setup.images.max_bytes)
-            image = _Image(decode(data, self._setup.images), hashlib.sha256(data).hexdigest())
+            if not places[0].ticket.given_up:
+                image = self._fetch_and_decode(places)
         except Exception as error:
             for place in places:
                 place.fail(error)
         finally:
+            self._tick()
             self._arrivals.put(_Arrival(places, image, time.perf_counter() - began))
+
+    def _fetch_and_decode(self, places: Sequence[_Place]) -> _Image:
+        ref = places[0].output.image
+        with self._waiting_for(ref.uri):
+            data = self._fetcher.fetch(ref)
+        with self._recorder.holding([place.index for place in places]):
+            return _Image(decode(data, self._setup.images), hashlib.sha256(data).hexdigest())
+
+    @contextmanager
+    def _waiting_for(self, name: str) -> Iterator[None]:
+        """The calling thread waits for the store in this block."""
+        thread = threading.get_ident()
+        self._in_store[thread] = name
+        try:
+            yield
+        finally:
+            del self._in_store[thread]
 
     # -- compute --------------------------------------------------------------------------------------------------
 
@@ -184,7 +248,9 @@ class Assembly:
             while True:
                 self._receive(self._arrivals.get())
                 while batch := self._next_batch():
+                    self._computing = True
                     self._run(batch)
+                    self._computing = False
         except BaseException:  # without this thread nothing would ever end: let the driver see a death
             traceback.print_exc()
             os._exit(1)
@@ -205,10 +271,16 @@ class Assembly:
                 self._batcher.add(arrival.image.decoded.frame, (place, arrival.image))
 
     def _run(self, batch: list[tuple[_Place, _Image]]) -> None:
+        batch = [(place, image) for place, image in batch if not place.ticket.given_up]
+        if not batch:
+            return
         began = time.perf_counter()
         items = [Item(p.output, image.decoded, output_seed(self._setup.seed, p.output.key)) for p, image in batch]
         try:
-            results = self._engine.run(items, self._tick)
+            with self._recorder.holding([place.index for place, _ in batch]):
+                results = self._engine.run(items, self._tick)
+        except DeviceError:
+            raise
         except Exception as error:
             if len(batch) == 1 or isinstance(error, PixgradError):
                 for place, _ in batch:
@@ -226,14 +298,15 @@ class Assembly:
                 self._encoders.submit(self._encode, place, image, item, result, each)
 
     def _tick(self) -> None:
-        self.ticks += 1
+        self._ticks += 1
 
     # -- encode ---------------------------------------------------------------------------------------------------
 
     def _encode(self, place: _Place, image: _Image, item: Item, result: Result, seconds: float) -> None:
         began = time.perf_counter()
         try:
-            files, columns = result.encode()
+            with self._recorder.holding([place.index]):
+                files, columns = result.encode()
             main, data = next(iter(files.items()))
             decoded = image.decoded
             fields = {
@@ -253,6 +326,7 @@ class Assembly:
         except Exception as error:
             place.fail(error)
         finally:
+            self._tick()
             place.ticket.seconds["encode"] += time.perf_counter() - began
 
     # -- write ----------------------------------------------------------------------------------------------------
@@ -265,16 +339,20 @@ class Assembly:
         with ExitStack() as stack:
             shard: ShardWriter | None = None
             while len(rows) < len(attempt.outputs):
-                acked = list(_available(ticket.outcomes))
+                acked = _lot(ticket.outcomes, len(attempt.outputs) - len(rows) - len(settled))
                 settled.update((o.position, o.what) for o in acked)
                 while len(rows) in settled:  # in the order of the attempt, whatever order they arrive in
                     position, what = len(rows), settled.pop(len(rows))
                     rows.append(self._row(attempt, position, what, name))
                     if isinstance(what, _Made):
-                        shard = shard or stack.enter_context(shard_writer(self._store, name))
-                        shard.add(rows[-1]["key"], {**what.files, "json": _sample_json(rows[-1])})
+                        with self._waiting_for(name):
+                            shard = shard or stack.enter_context(shard_writer(self._store, name))
+                            shard.add(rows[-1]["key"], {**what.files, "json": _sample_json(rows[-1])})
                 yield Acked(tuple(attempt.indices[o.position] for o in acked))
             sha256 = shard.close() if shard else None
+            with self._waiting_for(name):
+                stack.close()
+        self._tick()
         for row in rows:
             if row["status"] == "ok":
                 row["shard_sha256"] = sha256
@@ -295,21 +373,24 @@ class Assembly:
 
 
 def _unexpected(error: Exception) -> ImageError:
-    if isinstance(error, MemoryError):
-        return ImageError("out_of_memory", "The worker has too little memory for this image: set a lower short_side")
     reason = " ".join(str(error).split())[:300]
     return ImageError("unexpected", f"Processing this output failed with {type(error).__name__}: {reason}")
 
 
-def _available(outcomes: queue.SimpleQueue[_Outcome | Exception]) -> Iterator[_Outcome]:
-    """At least one outcome, and all that are there."""
-    first = True
-    while first or not outcomes.empty():
-        outcome = outcomes.get()
+def _lot(outcomes: queue.SimpleQueue[_Outcome | Exception], at_most: int) -> list[_Outcome]:
+    """At least one outcome, and those that follow it within `ACK_SECONDS`, up to `at_most`. Raises what it finds."""
+    lot: list[_Outcome] = []
+    until = None
+    while len(lot) < at_most:
+        try:
+            outcome = outcomes.get(timeout=None if until is None else max(0.0, until - time.monotonic()))
+        except queue.Empty:
+            break
         if isinstance(outcome, Exception):
             raise outcome
-        yield outcome
-        first = False
+        lot.append(outcome)
+        until = until or time.monotonic() + ACK_SECONDS
+    return lot
 
 
 def _group_by_image(ticket: _Ticket) -> list[list[_Place]]:

@@ -24,7 +24,7 @@ from workers.classes import class_index
 from workers.codec import Pixels, decode, encode_npy, encode_png, to_uint8
 from workers.deepdream import StagePlan, deepdream
 from workers.dream_objective import guide_features
-from workers.errors import ImageError, ModelError
+from workers.errors import DeviceError, ImageError, ModelError, first_line
 from workers.features import LOGITS, Network
 from workers.geometry import picture_params
 from workers.models import build_network
@@ -102,10 +102,13 @@ class Engine(ABC):
     def _run(self, items: Sequence[Item], size: int, on_step: Step) -> Sequence[Result | ImageError]:
         try:
             return self._compute(items, size, on_step)[: len(items)]
-        except torch.OutOfMemoryError:
+        except torch.AcceleratorError as error:
+            raise DeviceError(first_line(error)) from error
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
             if size == 1:
-                sentence = "The device has too little memory even for this image alone: set a smaller images.short_side"
-                return [ImageError("out_of_memory", sentence)]
+                raise MemoryError(first_line(error)) from None
         torch.cuda.empty_cache()
         half = size // 2
         return [r for i in range(0, len(items), half) for r in self._run(items[i : i + half], half, on_step)]
@@ -136,6 +139,11 @@ class Engine(ABC):
             raise ModelError(f"{picture.uri} changed since the run began; put the former file back.")
         pixels = decode(data, picture_params(self._setup.images)).pixels
         return torch.from_numpy(pixels).to(self._setup.device).permute(2, 0, 1)[None].float().div(255)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """On a CPU torch says it with a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)
 
 
 def shape_of(images: Tensor) -> str:

@@ -23,6 +23,21 @@ class ImageError(PixgradError):
         return ImageError, (self.code, str(self))
 
 
+class OutOfMemoryError(PixgradError):
+    """Memory ran out over outputs that had company; `indices` are theirs in their unit."""
+
+    def __init__(self, sentence: str, indices: tuple[int, ...]):
+        super().__init__(sentence)
+        self.indices = indices
+
+    def __reduce__(self) -> tuple[type[OutOfMemoryError], tuple[str, tuple[int, ...]]]:
+        return OutOfMemoryError, (str(self), self.indices)
+
+
+class DeviceError(Exception):
+    """The device takes no more work from this process, which has to end."""
+
+
 class ModelError(PixgradError):
     """The network or its weights can't be used as asked: unknown layer, wrong hash, missing file, no classifier."""
 

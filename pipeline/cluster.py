@@ -1,0 +1,113 @@
+"""Joins or starts Ray, and looks at what it has. Knows Ray as `driver` does, which schedules on it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+from ray import exceptions as ray_errors
+
+from workers.actor import DeviceFacts, probe_device
+from workers.errors import PixgradError, first_line
+
+
+class RunStopped(PixgradError):
+    """The run can't go on now; what is committed stays, and the same command goes on later."""
+
+    def __init__(self, sentence: str, exit_code: int):
+        super().__init__(sentence)
+        self.exit_code = exit_code
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one worker takes, how many attempts are on it at a time, and how many workers there may be.
+
+    CPUs are also its threads. `timeout`: seconds without any progress after which a worker at work counts as hung.
+    """
+
+    cpus: int
+    gpus: float
+    depth: int
+    min_workers: int
+    max_workers: int | None
+    timeout: float
+
+
+@contextmanager
+def cluster() -> Iterator[None]:
+    """Ray for the block: the cluster at RAY_ADDRESS, one already joined, or an embedded one that ends with the block.
+
+    Workers get a fresh folder as their working directory: the current one must not shadow our packages.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="pixgrad-") as folder:
+        inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+        address = os.environ.get("RAY_ADDRESS", "local")
+        try:
+            ray.init(
+                address=address,
+                num_cpus=_cpus_left_to_us() if address == "local" else None,
+                include_dashboard=False if address == "local" else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env=None if inside_job else {"working_dir": folder},
+            )
+        except Exception as error:  # Ray raises all kinds here, plain Exception too
+            raise RunStopped(f"Can't reach or start Ray (RAY_ADDRESS={address}): {first_line(error)}", 4) from None
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def probe(gpus: float | None) -> tuple[DeviceFacts, float, int]:
+    """The device that workers will have, the GPUs and the CPUs of one worker.
+
+    `gpus` None: one GPU if the cluster has any. Raises RunStopped if GPUs are asked for that the cluster can't have.
+    """
+    total = ray.cluster_resources()
+    wanted = (1.0 if total.get("GPU", 0) else 0.0) if gpus is None else gpus
+    if wanted and not total.get("GPU", 0) and "RAY_ADDRESS" not in os.environ:
+        raise RunStopped(f"workers.gpus asks for {wanted:g} GPUs and this machine has none; set it to 0 or auto.", 2)
+    if not wanted and not total.get("CPU", 0):
+        raise RunStopped("The cluster has no CPUs, and no GPUs yet: set workers.gpus to 1 and workers.max.", 2)
+    remote = ray.remote(num_cpus=0, num_gpus=wanted, max_retries=2)(probe_device)
+    try:
+        facts = ray.get(remote.remote())
+    except ray_errors.RayError as error:
+        raise RunStopped(f"A worker can't look at its device: {first_line(error)}", 4) from None
+    nodes = [n["Resources"] for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0)]
+    if wanted:
+        shares = [int(n["CPU"] // max(1, n["GPU"] / wanted)) for n in nodes if n.get("GPU", 0)]
+        return facts, wanted, max(1, min([8, *shares]))
+    return facts, 0.0, max(1, min([4, *(int(n["CPU"]) for n in nodes)]))
+
+
+def check_room(resources: Resources) -> None:
+    """Raise RunStopped if a worker fits no machine, and no more machines can come."""
+    if "RAY_ADDRESS" in os.environ:
+        return
+    total = ray.cluster_resources()
+    if total.get("CPU", 0) < resources.cpus or total.get("GPU", 0) < resources.gpus:
+        raise RunStopped(
+            f"A worker of this run takes {resources.cpus} CPUs and {resources.gpus:g} GPUs, more than there are here; "
+            f"go on with the run on a machine like the one it began on, or begin another.",
+            4,
+        )
+
+
+def _cpus_left_to_us() -> int | None:
+    """The CPUs that this process may use where that is fewer than there are (taskset, Slurm); else Ray counts them."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return allowed if allowed != os.cpu_count() else None
