@@ -14,6 +14,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
 from ray import exceptions as ray_errors
+from ray._private import worker as ray_worker
 
 from workers.actor import DeviceFacts, probe_device
 from workers.errors import PixgradError, first_line
@@ -52,6 +53,7 @@ def cluster() -> Iterator[None]:
         yield
         return
     with tempfile.TemporaryDirectory(prefix="pixgrad-") as folder:
+        _hush()
         inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
         address = os.environ.get("RAY_ADDRESS", "local")
         try:
@@ -105,6 +107,12 @@ def check_room(resources: Resources) -> None:
             f"go on with the run on a machine like the one it began on, or begin another.",
             4,
         )
+
+
+def _hush() -> None:
+    """Ray prints a paragraph on stdout for each worker that dies, whatever it is told; our event log has a line."""
+    if hasattr(ray_worker, "listen_error_messages"):
+        ray_worker.listen_error_messages = lambda worker, threads_stopped: None
 
 
 def _cpus_left_to_us() -> int | None:

@@ -41,7 +41,10 @@ DEATHS = (
     ray_errors.ObjectLostError,
 )
 START_FAILURES = 3
-"""Workers in a row that may fail to start, while none lives, before the run stops."""
+"""Workers in a row that may raise while they start, while none lives, before the run stops."""
+
+START_DEATHS = 10
+"""As many that may die while they start: somebody may kill them, or take their nodes away."""
 
 PULSE_SECONDS = 5.0
 """How often a worker at work is asked how far it has got."""
@@ -257,24 +260,26 @@ class Driver:
         try:
             worker.birth = cast(Birth, ray.get(ref))
         except ray_errors.RayTaskError as error:
-            self._on_failed_start(
-                error.cause if isinstance(error.cause, StartError) else StartError(first_line(error), str(error))
-            )
+            cause = error.cause
+            known = isinstance(cause, StartError)
+            self._on_failed_start(cause if known else StartError(first_line(error), str(error)), START_FAILURES)
         except ray_errors.RayError as error:
-            self._on_failed_start(StartError(f"A worker died while starting: {first_line(error)}", str(error)))
+            ray.kill(worker.actor)
+            sentence = f"A worker's process ended while it started: {first_line(error)}"
+            self._on_failed_start(StartError(sentence, str(error)), START_DEATHS)
         else:
             self._start_failures = 0
             self._workers[worker.name] = worker
             self._listener.event("worker_ready", worker=worker.name, node=worker.birth.node)
 
-    def _on_failed_start(self, error: StartError) -> None:
+    def _on_failed_start(self, error: StartError, at_most: int) -> None:
         self._start_failures += 1
         self._listener.event("worker_start_failed", error=str(error), details=error.details)
         if error.details is None:
             raise RunStopped(str(error), 2)
-        if self._start_failures >= START_FAILURES and not self._workers:
+        if self._start_failures >= at_most and not self._workers:
             raise RunStopped(
-                f"{START_FAILURES} workers in a row failed to start (see events.jsonl). The last one: {error}", 4
+                f"{self._start_failures} workers in a row failed to start (see events.jsonl). The last one: {error}", 4
             )
 
     def _on_stream(self, stream: _Stream) -> None:

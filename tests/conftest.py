@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import runpy
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -36,6 +38,8 @@ def pytest_configure(config: pytest.Config) -> None:
         RAY_AUTH_MODE="disabled",
         RAY_BACKEND_LOG_LEVEL="error",
         RAY_USAGE_STATS_ENABLED="0",
+        PYTHONPATH=str(Path(__file__).parent / "chaos" / "code"),
+        FAULTS_FOLDER=folder,
         OMP_WAIT_POLICY="PASSIVE",  # threads that spin while they wait slow each other down on two cores
     )
 
@@ -53,6 +57,12 @@ def photographs() -> dict[str, Path]:
     """Real photographs by name without suffix ("chelsea"): colour PNG and JPEG, and the grey "camera"."""
     folder = Path(str(files("skimage"))) / "data"
     return {Path(name).stem: folder / name for name in PHOTOGRAPHS}
+
+
+@pytest.fixture(scope="session")
+def load_helper() -> Callable[[str], SimpleNamespace]:
+    """Load tests/<name>.py: the folders of tests are no packages, so a test can't import from beside it."""
+    return lambda name: SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name(f"{name}.py"))))
 
 
 @pytest.fixture(scope="session")

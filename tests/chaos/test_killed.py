@@ -1,0 +1,202 @@
+"""Workers, nodes and drivers killed at random moments of a seeded schedule: nothing is lost, nothing is twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pipeline.config import UnitParams
+from pipeline.status import read_status
+from workers.storage import open_store
+
+SEED = 20261123
+
+
+def workers_of(process: psutil.Process) -> list[psutil.Process]:
+    """The worker processes of pixgrad under a driver."""
+    found = []
+    for child in process.children(recursive=True):
+        try:
+            if child.name().startswith("ray::WorkerAc") or "ray::WorkerActor" in " ".join(child.cmdline()):
+                found.append(child)
+        except psutil.Error:
+            continue
+    return found
+
+
+def kill_one(process: psutil.Process, pick: random.Random) -> bool:
+    """Kill one of a driver's workers, if there is any."""
+    workers = workers_of(process)
+    if not workers:
+        return False
+    try:
+        pick.choice(workers).send_signal(signal.SIGKILL)
+    except psutil.NoSuchProcess:
+        return False
+    return True
+
+
+class Killer(threading.Thread):
+    """Kills this process's workers, at most `at_most` of them, at moments between `least` and `most` seconds apart."""
+
+    def __init__(self, at_most: int, least: float, most: float):
+        super().__init__(daemon=True)
+        self.killed = 0
+        self._at_most, self._least, self._most = at_most, least, most
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        pick = random.Random(SEED)
+        me = psutil.Process()
+        while self.killed < self._at_most and not self._over.wait(pick.uniform(self._least, self._most)):
+            self.killed += kill_one(me, pick)
+
+    def __enter__(self) -> Killer:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self.join()
+
+
+def slow(count: int) -> list[str]:
+    """Names of pictures that take a fifth of a second each."""
+    return [f"{i:05d}-slow@compute-{i % 97}" for i in range(count)]
+
+
+def test_workers_killed_while_they_work(here: Any) -> None:
+    source = here.images("source", slow(60))
+    job = here.job(source, here.folder / "run")
+    with Killer(3, 1.0, 2.0) as killer:
+        outcome = here.run(job)
+    assert outcome.exit_code == 0 and killer.killed >= 2
+    here.check("worker killed", killer.killed, source, job.store)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_ten_thousand_outputs_under_continuous_kills(here: Any) -> None:
+    source = here.images("source", [f"{i:05d}-{i % 97}" for i in range(9_700)] + slow(300))
+    job = here.job(source, here.folder / "run", units=UnitParams(size=50))
+    with Killer(1000, 3.0, 9.0) as killer:
+        outcome = here.run(job)
+    assert outcome.exit_code == 0 and outcome.counts.ok == 10_000
+    here.check("worker killed, 10,000 outputs", killer.killed, source, job.store)
+
+
+def kill_hard(process: subprocess.Popen[str], *, group: bool) -> None:
+    if group:
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+    process.communicate()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert condition()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("group", [False, True], ids=["driver alone", "with all its processes"])
+def test_drivers_killed_at_any_moment(here: Any, group: bool) -> None:
+    source = here.images("source", slow(240))
+    command = here.command(source, here.folder / "run")
+    pick = random.Random(SEED + group)
+    killed = 0
+    while killed < 12:
+        process = command.start()
+        try:
+            process.wait(pick.uniform(1, 22))
+        except subprocess.TimeoutExpired:
+            kill_hard(process, group=group)
+            killed += 1
+        else:
+            break
+    code, _, err = command.run()
+    assert code == 0, err
+    here.check(
+        f"driver killed ({'its process group' if group else 'alone'})",
+        killed,
+        source,
+        open_store(str(here.folder / "run")),
+    )
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_a_stopped_run_drains_and_goes_on(here: Any, number: signal.Signals) -> None:
+    source = here.images("source", slow(60))
+    run = here.folder / "run"
+    command = here.command(source, run)
+    stops = 0
+    for _ in range(3):
+        before = len(list(run.glob("manifest/*/*.parquet")))
+        process = command.start()
+        wait_until(lambda: len(list(run.glob("manifest/*/*.parquet"))) > before or process.poll() is not None)  # noqa: B023
+        if process.poll() is not None:
+            break
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 130 and "To go on" in err, err
+        assert json.loads((run / "run.json").read_text())["sessions"][-1]["exit_code"] == 130
+        stops += 1
+    code, _, err = command.run()
+    assert code == 0, err
+    here.check(f"{number.name}", stops, source, open_store(str(run)))
+
+
+def nodes(here: Any, images: int, kills: int) -> tuple[Path, int]:
+    """A run on a cluster of its own, whose nodes are killed hard; the source and how many died."""
+    source = here.images("source", slow(images))
+    command = here.command(source, here.folder / "run")
+    script = str(Path(__file__).parent / "code" / "dying_nodes.py")
+    arguments = [sys.executable, script, str(kills), str(SEED), *command.arguments]
+    done = subprocess.run(arguments, env=os.environ | command.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return source, int(done.stdout.strip().splitlines()[-1])
+
+
+def test_a_node_that_dies_costs_nobody_anything(here: Any) -> None:
+    source, killed = nodes(here, 40, 1)
+    assert killed == 1
+    found = here.check("node killed", killed, source, open_store(str(here.folder / "run")))
+    assert not found.codes
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_many_nodes_die(here: Any) -> None:
+    source, killed = nodes(here, 200, 8)
+    assert killed >= 4
+    here.check("node killed", killed, source, open_store(str(here.folder / "run")))
+
+
+@pytest.mark.long
+def test_a_driver_killed_hard_does_not_lock_its_successor_out(here: Any) -> None:
+    source = here.images("source", slow(24))
+    run = here.folder / "run"
+    command = here.command(source, run)
+    process = command.start()
+    wait_until(lambda: len(list(run.glob("manifest/*/*.parquet"))) >= 1)
+    kill_hard(process, group=False)
+    assert read_status(open_store(str(run))).state.startswith("unfinished")
+    code, _, err = command.run()
+    assert code == 0, err
+    here.check("driver killed alone, its processes left behind", 1, source, open_store(str(run)))
