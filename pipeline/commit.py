@@ -6,20 +6,50 @@ import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.seal import read_sealed, seal
 from workers.layout import MANIFEST, part_name, round_folder, unit_of_part
 from workers.records import Piece
 from workers.storage import Store
 
+_IDENTITY = ("key", "round")
+
+
+class PartId(NamedTuple):
+    """Which part: parts sort by round, then by unit."""
+
+    round: int
+    unit: int
+
+    @property
+    def name(self) -> str:
+        """Its file."""
+        return part_name(self.round, self.unit)
+
+
+def part_of(name: str) -> PartId | None:
+    """The part that a file's name stands for, or None if it is no part's."""
+    folder, _, _ = name.rpartition("/")
+    try:
+        part = PartId(int(folder.rpartition("=")[2]), unit_of_part(name))
+    except ValueError:
+        return None
+    return part if part.name == name else None
+
+
+def list_parts(store: Store, folder: str = "manifest") -> list[PartId]:
+    """The parts there are, in order; files that are none are passed over."""
+    return sorted(part for entry in store.list(folder) if (part := part_of(entry.name)))
+
 
 def committed_units(store: Store, round: int) -> set[int]:
     """The units whose parts exist, from their names alone."""
-    return {unit_of_part(e.name) for e in store.list(round_folder(round)) if e.name.endswith(".parquet")}
+    return {part.unit for part in list_parts(store, round_folder(round))}
 
 
 def commit(store: Store, round: int, unit: int, pieces: Sequence[Piece]) -> bool:
@@ -27,7 +57,7 @@ def commit(store: Store, round: int, unit: int, pieces: Sequence[Piece]) -> bool
 
     Raises StorageError.
     """
-    return store.create(part_name(round, unit), _merge(pieces))
+    return store.create(part_name(round, unit), seal(_merge(pieces)))
 
 
 def _merge(pieces: Sequence[Piece]) -> bytes:
@@ -43,10 +73,11 @@ def _merge(pieces: Sequence[Piece]) -> bytes:
 
 @dataclass(frozen=True)
 class Counts:
-    """Latest rows of a run by what became of them."""
+    """Latest rows of a run by what became of them, and the parts that hold them and the rows before them."""
 
     ok: int
     failures: dict[str, int]
+    parts: int
 
     @property
     def failed(self) -> int:
@@ -59,25 +90,21 @@ class Counts:
         return self.ok + self.failed
 
 
-def read_parts(store: Store) -> Iterator[pa.Table]:
-    """The parts of a run, one table each, rounds in order and units in order within a round."""
-    for entry in sorted(store.list("manifest"), key=lambda e: e.name):
-        if entry.name.endswith(".parquet"):
-            yield pq.read_table(io.BytesIO(store.read(entry.name)))
+def latest_rows(store: Store, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The latest row of every output, with all columns or those of `columns`, `key` and `round`: a table for each part.
 
-
-def latest_rows(store: Store) -> Iterator[pa.Table]:
-    """The latest row of every output, table by table.
-
-    A later round holds failed outputs again; rows that a later round replaces are left out.
+    A later round holds failed outputs again; rows that a later round replaces are left out, and a table may be empty.
+    Raises DamagedError, StorageError.
     """
-    replaced = _rows_replaced(store)
-    for table in read_parts(store):
+    wanted = None if columns is None else [*_IDENTITY, *columns]
+    parts = list_parts(store)
+    replaced = _rows_replaced(store, parts)
+    for part in parts:
+        table = read_sealed(store, part.name, wanted)
         if replaced:
             keep = [replaced.get(key, 0) <= round for key, round in _keys_and_rounds(table)]
             table = table.filter(pa.array(keep))
-        if table.num_rows:
-            yield table
+        yield table
 
 
 def write_manifest(store: Store) -> Counts:
@@ -88,37 +115,34 @@ def write_manifest(store: Store) -> Counts:
 
 def count_outputs(store: Store) -> Counts:
     """Count the latest rows."""
-    return _count(latest_rows(store))
+    return _count(latest_rows(store, ["error_code"]))
 
 
 def _written(tables: Iterator[pa.Table], file: IO[bytes]) -> Iterator[pa.Table]:
     writer: pq.ParquetWriter | None = None
     for table in tables:
         writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
-        writer.write_table(table)
+        if table.num_rows:
+            writer.write_table(table)
         yield table
     if writer:
         writer.close()
 
 
 def _count(tables: Iterator[pa.Table]) -> Counts:
-    outputs = 0
+    parts, outputs = 0, 0
     failures: Counter[str] = Counter()
     for table in tables:
+        parts += 1
         outputs += table.num_rows
         failures.update(table.column("error_code").drop_null().to_pylist())
-    return Counts(outputs - failures.total(), dict(sorted(failures.items())))
+    return Counts(outputs - failures.total(), dict(sorted(failures.items())), parts)
 
 
-def _rows_replaced(store: Store) -> dict[str, int]:
+def _rows_replaced(store: Store, parts: Sequence[PartId]) -> dict[str, int]:
     """Keys that a round after the first holds, with their latest round. Small: only failures are tried again."""
-    latest: dict[str, int] = {}
-    for entry in store.list("manifest"):
-        if entry.name.endswith(".parquet") and not entry.name.startswith(round_folder(0) + "/"):
-            table = pq.read_table(io.BytesIO(store.read(entry.name)), columns=["key", "round"])
-            for key, round in _keys_and_rounds(table):
-                latest[key] = max(round, latest.get(key, 0))
-    return latest
+    later = (read_sealed(store, part.name, _IDENTITY) for part in parts if part.round > 0)
+    return {key: round for table in later for key, round in _keys_and_rounds(table)}  # parts come in order of rounds
 
 
 def _keys_and_rounds(table: pa.Table) -> Iterator[tuple[str, int]]:

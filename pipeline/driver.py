@@ -260,6 +260,7 @@ class Driver:
         try:
             worker.birth = cast(Birth, ray.get(ref))
         except ray_errors.RayTaskError as error:
+            ray.kill(worker.actor)
             cause = error.cause
             known = isinstance(cause, StartError)
             self._on_failed_start(cause if known else StartError(first_line(error), str(error)), START_FAILURES)

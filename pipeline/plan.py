@@ -17,7 +17,9 @@ import pyarrow.parquet as pq
 
 from pipeline.epoch import RunBusyError
 from pipeline.listing import Identities
+from pipeline.seal import DamagedError, read_sealed, seal
 from pipeline.source import Source
+from workers.errors import first_line
 from workers.layout import chunk_name
 from workers.records import ImageRef, Output, Variant
 from workers.storage import Store
@@ -189,12 +191,12 @@ class Plan:
         schema = self._schema.with_metadata({"pixgrad_chunk": json.dumps(asdict(chunk))})
         buffer = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer, compression="zstd")
-        if not self._store.create(chunk_name(chunk.number), buffer.getvalue()):
+        if not self._store.create(chunk_name(chunk.number), seal(buffer.getvalue())):
             raise RunBusyError(f"Another driver is listing into {self._store.url}; stop one of them.")
         return chunk
 
     def _images(self, chunk: Chunk) -> list[ImageRef]:
-        table = pq.read_table(io.BytesIO(self._store.read(chunk_name(chunk.number))))
+        table = read_sealed(self._store, chunk_name(chunk.number))
         names = [name for name in table.column_names if name not in RESERVED]
         return [
             ImageRef(**{k: row[k] for k in RESERVED}, columns={k: row[k] for k in names}) for row in table.to_pylist()
@@ -202,13 +204,18 @@ class Plan:
 
 
 def read_chunks(store: Store) -> list[Chunk]:
-    """The chunks frozen so far under a run's folder, in order, from their headers alone."""
-    chunks = []
-    for entry in store.list("plan"):
-        with store.open(entry.name) as file:
+    """The chunks frozen so far under a run's folder, in order, from their headers alone. Raises DamagedError."""
+    return sorted((read_chunk(store, entry.name) for entry in store.list("plan")), key=lambda chunk: chunk.number)
+
+
+def read_chunk(store: Store, name: str) -> Chunk:
+    """A chunk from its header alone. Raises DamagedError."""
+    try:
+        with store.open(name) as file:
             metadata = pq.ParquetFile(file).schema_arrow.metadata or {}
-        chunks.append(Chunk(**json.loads(metadata[b"pixgrad_chunk"])))
-    return sorted(chunks, key=lambda chunk: chunk.number)
+        return Chunk(**json.loads(metadata[b"pixgrad_chunk"]))
+    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError) as error:
+        raise DamagedError(f"{store.url}/{name} is damaged ({first_line(error)}); restore it from a copy.") from None
 
 
 class UnitFeed:

@@ -43,11 +43,14 @@ def check_same_job(store: Store, before: Mapping[str, Any], fields: Mapping[str,
 def read_run(store: Store) -> dict[str, Any] | None:
     """The content of `run.json`, or None if the folder holds no run."""
     try:
-        return json.loads(store.read(RUN))
+        facts = json.loads(store.read(RUN))
+        if not isinstance(facts, dict):
+            raise ValueError("it holds no facts")
     except MissingError:
         return None
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise PixgradError(f"{store.url}/{RUN} is damaged ({error}); restore it from a copy.") from None
+    return facts
 
 
 def write_run(store: Store, facts: Mapping[str, Any]) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-import pyarrow.parquet as pq
-
 from pipeline.commit import committed_units
 from pipeline.plan import Plan, Unit
+from pipeline.seal import read_sealed
 from workers.layout import part_name
 from workers.storage import Store
 
@@ -46,7 +44,7 @@ def next_round(store: Store) -> Round:
 
 def _apply(store: Store, round: int, unit: int, failed: dict[int, set[str]]) -> None:
     """Bring `failed` up to date with a part."""
-    table = pq.read_table(io.BytesIO(store.read(part_name(round, unit))), columns=["key", "status"])
+    table = read_sealed(store, part_name(round, unit), ["key", "status"])
     bad = {k for k, s in zip(table["key"].to_pylist(), table["status"].to_pylist(), strict=True) if s != "ok"}
     failed.pop(unit, None)
     if bad:

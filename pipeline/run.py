@@ -123,10 +123,13 @@ def _session(job: PreparedJob, find_work: Callable[[], Work | None], job_yaml: s
     try:
         before = job.own_run()  # again: another driver may have begun and ended meanwhile
         work = find_work()
-        if before and work is None:
-            counts = count_outputs(job.store)
+        if work is None:
+            assert before is not None, "a fresh run has work"
+            if before["state"] == "complete":
+                counts = count_outputs(job.store)
+            else:  # its driver died between the last commit and its end
+                facts, counts = before, write_manifest(job.store)
         else:
-            assert work is not None, "a fresh run has work"
             with closing(work.feed), cluster(), stop_on_signals() as stop:
                 fixed = Fixed.from_dict(before["fixed"]) if before else _fix(job)
                 facts = _begin(job, fixed, before, job_yaml, work.round)
@@ -186,8 +189,8 @@ def _begin(job: PreparedJob, fixed: Fixed, before: dict[str, Any] | None, job_ya
         "fixed": fixed.as_dict(),
         "sessions": [*(before["sessions"] if before else []), {"began": now(), "round": round, "versions": versions()}],
     }
-    write_run(job.store, facts)
     job.store.replace(JOB, job_yaml.encode())
+    write_run(job.store, facts)
     return facts
 
 

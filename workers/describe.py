@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torchvision.models as zoo
+from torch import nn
 
 from workers.checkpoints import read_state
 from workers.download import store
@@ -45,10 +46,8 @@ def describe(
     model = ModelParams.model_validate(params)
     architecture = find_architecture(model, allow_code=allow_code)
     saved = _save_own_weights(architecture, model) if weights is None and architecture.hub is None else None
-    if path := weights or saved:
-        module = load_state(architecture, read_state(np.fromfile(path, dtype=np.uint8)), model.name).float()
-    else:
-        module = empty_module(architecture)
+    path = weights or saved
+    module = _load(architecture, path, model.name) if path else empty_module(architecture)
     network = as_network(model, architecture, module, categories=classes)
     if classes is not None and len(classes) != network.classes:
         raise ModelError(f"{model.classes} names {len(classes)} classes, {model.name} has {network.classes or 'none'}")
@@ -72,6 +71,13 @@ def hub_catalogue() -> list[dict[str, Any]]:
         for name in zoo.list_models(module=zoo)
         for weights in zoo.get_model_weights(name)
     ]
+
+
+def _load(architecture: Architecture, path: str, name: str) -> nn.Module:
+    try:
+        return load_state(architecture, read_state(np.fromfile(path, dtype=np.uint8)), name).float()
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
 
 
 def _measured(network: Network) -> list[LayerInfo]:

@@ -19,7 +19,7 @@ from torch import nn
 from torchvision.models import WeightsEnum
 
 from workers.checkpoints import Bytes, StateDict, adapt, read_state
-from workers.errors import ModelError
+from workers.errors import ModelError, first_line
 from workers.features import Network
 from workers.params import ModelParams
 from workers.weights import DEFAULT, PACKAGED, HubEntry, is_file
@@ -286,8 +286,8 @@ def _call_factory(name: str) -> nn.Module:
         module = getattr(importlib.import_module(module_name), function)()
     except Exception as error:
         raise ModelError(
-            f"the model function {name} failed with {type(error).__name__}: {error}; its module must be installed, or "
-            "its folder on PYTHONPATH"
+            f"the model function {name} failed with {type(error).__name__}: {first_line(error)}; its module must be "
+            "installed, or its folder on PYTHONPATH"
         ) from error
     if not isinstance(module, nn.Module):
         raise ModelError(f"the model function {name} gave a {type(module).__name__}, not a torch.nn.Module")

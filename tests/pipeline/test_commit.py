@@ -6,11 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 
-from pipeline.commit import commit, committed_units, count_outputs, write_manifest
+from pipeline.commit import Counts, commit, committed_units, count_outputs, list_parts, write_manifest
+from pipeline.seal import DamagedError
 from workers.layout import MANIFEST, part_name
 from workers.records import ImageRef, Output, Piece, Variant, encode_rows, failed_row, ok_row, row_identity, row_schema
-from workers.storage import LocalStore
+from workers.storage import LocalStore, encode
 
 SCHEMA = row_schema("deepdream")
 
@@ -59,3 +61,37 @@ def test_the_manifest_has_the_latest_row_of_every_output(tmp_path: Path) -> None
 def test_a_run_without_parts_counts_nothing(tmp_path: Path) -> None:
     assert count_outputs(LocalStore(tmp_path)).outputs == 0
     assert committed_units(LocalStore(tmp_path), 0) == set()
+
+
+def test_rounds_come_in_order_of_their_numbers(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    commit(store, 0, 0, [piece(0, [0, 1], code="empty")])
+    for round in (10, 2, 1, 9):
+        commit(store, round, 0, [piece(0, [0], code=f"of_{round}", round=round)])
+    assert [part.round for part in list_parts(store)] == [0, 1, 2, 9, 10]
+    assert count_outputs(store) == write_manifest(store) == Counts(0, {"empty": 1, "of_10": 1}, parts=5)
+
+
+def test_files_that_are_no_parts_are_passed_over(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    commit(store, 0, 3, [piece(3, [0])])
+    for name in (
+        "000000003 (copy).parquet",
+        "4.parquet",
+        "000000005.parquet.bak",
+        "more/000000006.parquet",
+        "x.parquet",
+    ):
+        store.create(f"manifest/round=0/{encode(name)}", b"")
+    store.create("manifest/round=00/000000007.parquet", b"")
+    assert committed_units(store, 0) == {3} and list_parts(store) == [(0, 3)]
+    assert count_outputs(store).outputs == 1
+
+
+def test_a_damaged_part_is_told_in_one_sentence(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    commit(store, 0, 3, [piece(3, [0])])
+    file = store.path(part_name(0, 3))
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(DamagedError, match=r"round=0/000000003\.parquet is damaged .* restore it"):
+        count_outputs(store)

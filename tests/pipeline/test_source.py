@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from pipeline.config import SourceParams
 from pipeline.listing import Occurrences
 from pipeline.source import Source, SourceError, open_source
-from workers.fetch import fetch
+from workers.fetch import Fetcher
 from workers.records import ImageRef, output_key
 from workers.storage import StorageError, encode, open_store
 
@@ -35,7 +35,7 @@ def source(uri: Path | str, labels: str | None = None, exclude: Path | str | Non
 
 
 def read(src: Source, ref: ImageRef) -> bytes:
-    return fetch(src.root, ref, 1 << 20)
+    return Fetcher(src.root, 1 << 20).fetch(ref)
 
 
 def identities(src: Source) -> list[tuple[str, str | None]]:

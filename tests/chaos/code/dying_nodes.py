@@ -11,17 +11,18 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 from ray.cluster_utils import Cluster
 
-NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 
 
 def main(kills: int, seed: int, arguments: list[str]) -> int:
     cluster = Cluster(initialize_head=True, head_node_args={**NODE, "num_cpus": 0, "include_dashboard": False})
     nodes = [cluster.add_node(**NODE), cluster.add_node(**NODE)]
     pixgrad = str(Path(sys.executable).with_name("pixgrad"))
-    process = subprocess.Popen([pixgrad, *arguments], env=os.environ | {"RAY_ADDRESS": cluster.address})
+    process = subprocess.Popen([pixgrad, *arguments], env=os.environ | {"RAY_ADDRESS": str(cluster.address)})
     killed, pick, over = 0, random.Random(seed), threading.Event()
     threading.Thread(target=lambda: (process.wait(), over.set()), daemon=True).start()
     over.wait(12)

@@ -1,0 +1,63 @@
+"""Two drivers on one run: one is refused; where a claim is stolen all the same, a unit is committed once."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workers.storage import open_store
+
+
+def wait_for_parts(run: Path, count: int) -> None:
+    deadline = time.monotonic() + 120
+    while len(list(run.glob("manifest/*/*.parquet"))) < count and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(list(run.glob("manifest/*/*.parquet"))) >= count
+
+
+def test_a_stolen_claim_commits_nothing_twice(here: Any) -> None:
+    """The first driver is stopped, taken for dead and superseded; it wakes up while the second works."""
+    source = here.images("source", [f"{i:03d}-slow@compute-{i}" for i in range(40)])
+    run = here.folder / "run"
+    command = here.command(source, run, unit=2)
+    first = command.start()
+    wait_for_parts(run, 1)
+    first.send_signal(signal.SIGSTOP)
+    here.silence(run)
+    second = command.start()
+    wait_for_parts(run, 4)
+    first.send_signal(signal.SIGCONT)
+    _, err = second.communicate(timeout=200)
+    assert second.returncode == 0, err
+    _, err = first.communicate(timeout=60)
+    assert first.returncode == 5 and "taken over" in err, err
+    here.check("claim stolen from a stopped driver", 1, source, open_store(str(run)))
+    assert json.loads((run / "run.json").read_text())["state"] == "complete"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_many_drivers_race(here: Any) -> None:
+    source = here.images("source", [f"{i:03d}-slow@compute-{i}" for i in range(40)])
+    run = here.folder / "run"
+    command = here.command(source, run, unit=2)
+    rounds = 4
+    for _ in range(rounds):
+        racers = [command.start() for _ in range(2)]
+        time.sleep(30)
+        here.silence(run)
+        codes = []
+        for racer in racers:
+            if racer.poll() is None:
+                racer.send_signal(signal.SIGTERM)
+            racer.communicate(timeout=60)
+            codes.append(racer.returncode)
+        assert sorted(codes)[0] in (0, 5) and set(codes) <= {0, 5, 130}, codes
+    code, _, err = command.run()
+    assert code == 0, err
+    here.check("two drivers started at once", 2 * rounds, source, open_store(str(run)))
