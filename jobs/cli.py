@@ -20,6 +20,7 @@ from workers.errors import PixgradError
 if TYPE_CHECKING:
     from pipeline.prepare import PreparedJob
     from pipeline.run import Outcome
+    from workers.storage import Store
 
 app = typer.Typer(
     name="pixgrad",
@@ -133,19 +134,49 @@ def status(run: RunArgument, as_json: Annotated[bool, typer.Option("--json", hel
 
 
 @app.command()
-def verify(run: RunArgument, as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+def verify(
+    run: RunArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    recompute: Annotated[int, typer.Option(metavar="N", min=0, help="Make N sampled outputs again, too.")] = 0,
+    seed: Annotated[int, typer.Option(help="Which sample --recompute draws.")] = 0,
+    scratch: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="Where --recompute writes; all nodes must reach it."),
+    ] = None,
+    allow_code: CodeOption = False,
+) -> None:
     """Check a run's promises again from its files alone; exits with 6 if one is broken."""
     from pipeline.verify import verify as verify_run
     from workers.storage import open_store
 
-    report = verify_run(open_store(run))
+    store = open_store(run)
+    report = verify_run(store)
+    told = report.lines()
+    if recompute and report.root:
+        again, faults = _recompute(store, recompute, seed, scratch, allow_code=allow_code)
+        report.faults += faults
+        told += again
     if as_json:
         print(json.dumps(asdict(report)))
     else:
         for fault in report.faults:
             err.print(fault, markup=False)
-        out.print("\n".join(report.lines()), markup=False)
+        out.print("\n".join(told), markup=False)
     raise typer.Exit(6 if report.faults else 0)
+
+
+def _recompute(
+    store: Store, count: int, seed: int, scratch: str | None, *, allow_code: bool
+) -> tuple[list[str], list[str]]:
+    """What to tell of the outputs made again, and which of it are faults."""
+    from jobs.spec import recall_job
+    from pipeline.recompute import recompute
+
+    found = recompute(recall_job(store, allow_code=allow_code), count, seed=seed, scratch=scratch, console=err)
+    told = f"{found.outputs} sampled outputs (seed {seed}) made again, {len(found.differing)} came out otherwise."
+    if not found.elsewhere:
+        return [told], found.differing
+    return [told, *found.differing, f"No fault, as the last bits may differ here: {found.elsewhere}."], []
 
 
 @app.command()

@@ -10,7 +10,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
@@ -124,7 +124,9 @@ class Driver:
         feed: Feed,
         listener: Listener,
         round: int = 0,
+        actor: Callable[[], Any] = remote_actor,
     ):
+        """`actor` gives Ray's class of workers, with the methods of `WorkerActor`."""
         self._setup = setup
         self._weights = ray.put(weights)
         self._resources = resources
@@ -132,7 +134,7 @@ class Driver:
         self._listener = listener
         self._round = round
         self._policy: Policy[Piece] = Policy(min(resources.depth, CONCURRENT_ATTEMPTS))
-        self._actor = remote_actor().options(num_cpus=resources.cpus, num_gpus=resources.gpus)
+        self._actor = actor().options(num_cpus=resources.cpus, num_gpus=resources.gpus)
         self._node = ray.get_runtime_context().get_node_id()
         self._workers: dict[str, _Worker] = {}
         self._starting: dict[Any, _Worker] = {}
@@ -148,7 +150,7 @@ class Driver:
         self._room = (0, 0.0)
         self._seconds_each: float | None = None
 
-    def run(self, stop: threading.Event, superseded: threading.Event) -> None:
+    def run(self, stop: threading.Event, superseded: threading.Event | None = None) -> None:
         """Until everything listed is committed. Raises RunStopped, StorageError, or what ended the listing too early.
 
         When `stop` is set, running attempts get `DRAIN_SECONDS` to finish and RunStopped (130) is raised; when
@@ -156,7 +158,7 @@ class Driver:
         """
         try:
             while not self._finished():
-                if superseded.is_set():
+                if superseded and superseded.is_set():
                     raise RunStopped("Another driver took this one for dead and has taken over the run.", 5)
                 if stop.is_set():
                     self._drain()

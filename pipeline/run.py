@@ -196,13 +196,13 @@ def _begin(job: PreparedJob, fixed: Fixed, before: dict[str, Any] | None, job_ya
 
 def _drive(job: PreparedJob, fixed: Fixed, work: Work, tenure: Tenure, stop: threading.Event, console: Console) -> None:
     """Do the work. Raises what `Driver.run` raises."""
-    resources = _resources(job.config, fixed)
+    resources = worker_resources(job.config, fixed)
     check_room(resources)
     monitor = Monitor(EventLog(job.store, tenure.claim.epoch), display(console, job.config.name))
     try:
         driver = Driver(
             store=job.store,
-            setup=_setup(job, fixed),
+            setup=worker_setup(job, fixed),
             weights=job.model.weights.read(),
             resources=resources,
             feed=work.feed,
@@ -229,7 +229,8 @@ def _end(job: PreparedJob, facts: dict[str, Any], exit_code: int, counts: Counts
             raise  # otherwise the reason why the run stopped says more
 
 
-def _setup(job: PreparedJob, fixed: Fixed) -> WorkerSetup:
+def worker_setup(job: PreparedJob, fixed: Fixed, output: str | None = None) -> WorkerSetup:
+    """What the workers of a run are told; they write to `output`, None for the run's own."""
     return WorkerSetup(
         task=job.config.task,
         params=job.config.section,
@@ -240,7 +241,7 @@ def _setup(job: PreparedJob, fixed: Fixed) -> WorkerSetup:
         images=job.config.images,
         source_root=job.source.root,
         source_columns=job.source.columns,
-        output=job.store.url,
+        output=output or job.store.url,
         seed=job.config.seed,
         device=fixed.device.device,
         precision=fixed.precision,
@@ -251,7 +252,8 @@ def _setup(job: PreparedJob, fixed: Fixed) -> WorkerSetup:
     )
 
 
-def _resources(config: JobConfig, fixed: Fixed) -> Resources:
+def worker_resources(config: JobConfig, fixed: Fixed) -> Resources:
+    """What the workers of a run take, and how many there may be."""
     workers = config.workers
     return Resources(
         cpus=fixed.cpus,
