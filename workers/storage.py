@@ -17,6 +17,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, BinaryIO, NamedTuple, cast
@@ -31,6 +32,7 @@ from workers.errors import PixgradError, first_line
 
 OBJECT_SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss", "adl", "azure", "http", "https")
 _READ_AHEAD = 128 * 1024
+_REPEAT_FOR = timedelta(seconds=60)
 _NO_HARD_LINKS = frozenset((errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK))
 _NO_KEY = re.compile(r"[\x00-\x1f\x7f]|(?:^|/)\.{0,2}(?:/|$)")
 
@@ -224,7 +226,7 @@ class ObjectStore(Store):
         self.url = url.rstrip("/")
         with self._errors("open", ""):
             try:
-                self._store = obstore.store.from_url(self.url)
+                self._store = obstore.store.from_url(self.url, retry_config={"retry_timeout": _REPEAT_FOR})
             except ValueError as error:
                 raise StorageError(f"{self.url} is not a URI: {error}.") from error
 

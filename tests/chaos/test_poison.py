@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from itertools import product
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from pipeline.config import UnitParams
 from workers.storage import encode
 
 KINDS = ("exit", "kill", "segv", "abort", "hang", "spin", "memory")
+STAGES = ("decode", "compute", "encode")
 CODES = {"memory": "out_of_memory", "hang": "timeout", "spin": "timeout", "raise": "unexpected"}
 
 
@@ -41,14 +41,26 @@ def test_faults_at_every_stage_fail_alone(here: Any) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("place", ["first", "middle", "last", "several"])
-def test_every_kind_of_end_at_every_place(here: Any, place: str) -> None:
-    bad = [f"{kind}@{stage}" for kind, stage in product(KINDS, ("decode", "compute", "encode"))]
-    at = {"first": [0], "middle": [3], "last": [6], "several": [0, 3, 6]}[place]
-    units = [[fault if i in at else "good" for i in range(7)] for fault in bad]
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_kind_of_end_at_every_stage(here: Any, stage: str) -> None:
+    """First, in the middle and last in a unit, in turn."""
+    units = [["good"] * 7 for _ in KINDS]
+    for number, (kind, unit) in enumerate(zip(KINDS, units, strict=True), STAGES.index(stage)):
+        unit[(0, 3, 6)[number % 3]] = f"{kind}@{stage}"
+    try_out(here, f"{', '.join(KINDS)} in {stage}", units)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_several_in_one_unit(here: Any) -> None:
+    unit = ["exit@decode", "good", "memory@compute", "kill@compute", "good", "hang@encode", "segv@encode"]
+    try_out(here, "several kinds in one unit", [unit, ["good"] * 7, ["exit@decode"] * 2 + ["good"] * 5])
+
+
+def try_out(here: Any, what: str, units: list[list[str]]) -> None:
     names = [f"{i:03d}-{what}-{i}" for i, what in enumerate(what for unit in units for what in unit)]
-    source = here.images(place, names)
+    source = here.images("source", names)
     job = here.job(source, here.folder / "run", units=UnitParams(size=7))
     here.run(job)
     failed = expected(names)
-    here.check(f"{', '.join(KINDS)} in each stage, {place} in a unit", len(failed), source, job.store, failed)
+    here.check(what, len(failed), source, job.store, failed)

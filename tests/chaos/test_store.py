@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from pipeline import committer
+from pipeline.export import export
+from pipeline.status import read_status
 from workers.errors import PixgradError
 from workers.storage import LocalStore, StorageError, open_store
 
@@ -194,7 +196,11 @@ def test_a_bucket_that_fails_now_and_then_costs_nothing(here: Any, bucket: str, 
     code, _, err = here.command(uri, f"{bucket}/run", AWS_ENDPOINT_URL=proxy.url).run()
     assert code == 0, err
     assert proxy.faults > 5
-    here.check("S3: 503, answers lost, bodies cut, latency", proxy.faults, source, open_store(f"{bucket}/run"))
+    store = open_store(f"{bucket}/run")
+    here.check("S3: 503, answers lost, bodies cut, latency", proxy.faults, source, store)
+    assert read_status(store).state == "complete"
+    assert [entry.name for entry in store.list("events")] == ["events/000000-000000.jsonl"]
+    assert export(store, here.folder / "out", class_tree=False) == 24
 
 
 @pytest.mark.long

@@ -46,7 +46,7 @@ def test_many_drivers_race(here: Any) -> None:
     source = here.images("source", [f"{i:03d}-slow@compute-{i}" for i in range(40)])
     run = here.folder / "run"
     command = here.command(source, run, unit=2)
-    rounds = 4
+    rounds = 2
     for _ in range(rounds):
         racers = [command.start() for _ in range(2)]
         time.sleep(30)

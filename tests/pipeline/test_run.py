@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -287,58 +286,6 @@ def test_an_interrupted_run_says_how_to_go_on(workplace: Path, photographs: dict
     assert verify(open_store(str(folder))).faults == []
 
 
-DEADLY = """
-import os
-from torch import nn
-
-
-class Deadly(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3)
-
-    def forward(self, x):
-        if not x.is_meta and float(x.min()) > 0.99:
-            os._exit(7)
-        return self.conv(x)
-"""
-
-
-def test_an_image_that_ends_the_process_is_quarantined_and_nobody_else(
-    workplace: Path, photographs: dict[str, Path]
-) -> None:
-    (workplace / "code").mkdir()
-    (workplace / "code" / "deadlynet.py").write_text(DEADLY)
-    (workplace / "deadly").mkdir()
-    for name in ("chelsea", "rocket"):
-        shutil.copy(photographs[name], workplace / "deadly")
-    Image.new("RGB", (64, 64), "white").save(workplace / "deadly" / "poison.png")
-    (workplace / "deadly.yaml").write_text("""
-source: deadly
-output: runs/deadly
-model: {name: "deadlynet:Deadly", preprocess: {mean: [0, 0, 0], std: [1, 1, 1]}}
-images: {frame: [64, 64]}
-max_failed: 0.5
-deepdream:
-  stages: [{layers: [conv], octaves: 1, iterations: 1}]
-""")
-    code = str(workplace / "code")
-    process = start("run", "deadly.yaml", PYTHONPATH=code)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 2 and "--allow-code" in err
-    process = start("run", "deadly.yaml", "--allow-code", PYTHONPATH=code)
-    out, err = process.communicate(timeout=280)
-    assert process.returncode == 0, err
-    rows = rows_of(workplace / "runs/deadly")
-    assert {uri: row["error_code"] for (uri, _), row in rows.items()} == {
-        "chelsea.png": None,
-        "poison.png": "worker_died",
-        "rocket.jpg": None,
-    }
-    assert rows["poison.png", ""]["attempts"] >= 3 and "1 worker_died" in out
-    assert verify(open_store(str(workplace / "runs/deadly"))).faults == []
-
-
 def test_a_table_names_the_style_and_its_columns_ride_along(workplace: Path, photographs: dict[str, Path]) -> None:
     table = f"uri,painter,weight\n{photographs['coffee']},chelsea,1.5\n{photographs['rocket']},nobody,2\n"
     (workplace / "table.csv").write_text(table)
@@ -359,24 +306,3 @@ style:
     assert rows["chelsea"]["status"] == "ok" and rows["chelsea"]["weight"] == 1.5
     assert rows["chelsea"]["style_uri"] == str(photographs["chelsea"]) and rows["chelsea"]["variant"] == ""
     assert (rows["nobody"]["error_code"], rows["nobody"]["weight"]) == ("unknown_style", 2.0)
-
-
-def test_a_run_from_a_bucket_into_a_bucket(
-    make_bucket: Callable[[], str], photographs: dict[str, Path], tmp_path: Path
-) -> None:
-    bucket = make_bucket()
-    for name in ("chelsea", "coffee", "rocket"):
-        file = photographs[name]
-        assert open_store(f"{bucket}/photos").create(f"things/{file.name}", file.read_bytes())
-    job = DREAM.replace("uri: photos", f"uri: {bucket}/photos").replace("runs/dream", f"{bucket}/run")
-    (tmp_path / "s3.yaml").write_text(job)
-    process = start("run", str(tmp_path / "s3.yaml"))
-    out, err = process.communicate(timeout=200)
-    assert process.returncode == 0 and "3 of 3 outputs made" in out, err
-    store = open_store(f"{bucket}/run")
-    report = verify(store)
-    assert (report.faults, report.outputs, report.orphans, report.unfinished) == ([], 3, 0, 0)
-    assert read_status(store).state == "complete"
-    assert [entry.name for entry in store.list("events")] == ["events/000000-000000.jsonl"]
-    assert export(store, tmp_path / "out", class_tree=False) == 3
-    assert (tmp_path / "out" / "things" / "rocket.png").is_file()
