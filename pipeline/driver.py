@@ -397,7 +397,8 @@ class Driver:
     def _on_hang(self, worker: _Worker) -> None:
         """Nothing moved for too long: the worker is replaced. If it waits for the store, no image is to blame."""
         del self._workers[worker.name]
-        store = worker.pulse.store if worker.pulse and worker.asking is None else None
+        answers = worker.asking is None or time.monotonic() - worker.asked < self._pulse_seconds()
+        store = worker.pulse.store if worker.pulse and answers else None
         self._listener.event("worker_hung", worker=worker.name, waiting_for=store)
         ray.kill(worker.actor)
         self._read_to_the_end(worker)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -78,10 +77,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Work:
-    """What a session is to do: the outputs of a feed, in a round."""
+    """What a session is to do: the outputs of a feed, in a round. The feed begins when the run's facts are written."""
 
     round: int
-    feed: Feed
+    feed: Callable[[], Feed]
 
 
 def run(job: PreparedJob, *, job_yaml: str, console: Console, extend: bool = False) -> Outcome:
@@ -94,7 +93,7 @@ def run(job: PreparedJob, *, job_yaml: str, console: Console, extend: bool = Fal
     def first_round() -> Work | None:
         if not extend and _all_committed(job):
             return None
-        return Work(0, UnitFeed(job.plan(), job.source, committed_units(job.store, 0), extend=extend))
+        return Work(0, lambda: UnitFeed(job.plan(), job.source, committed_units(job.store, 0), extend=extend))
 
     return _session(job, first_round, job_yaml, console)
 
@@ -109,7 +108,7 @@ def retry(job: PreparedJob, *, job_yaml: str, console: Console) -> Outcome:
         if not _all_committed(job):
             raise UnfinishedError(f"{job.store.url} is unfinished; complete it with `pixgrad run`, then retry.")
         round = next_round(job.store)
-        return Work(round.number, RetryFeed(job.plan(), round)) if round.failed else None
+        return Work(round.number, lambda: RetryFeed(job.plan(), round)) if round.failed else None
 
     return _session(job, next_one, job_yaml, console)
 
@@ -130,7 +129,7 @@ def _session(job: PreparedJob, find_work: Callable[[], Work | None], job_yaml: s
             else:  # its driver died between the last commit and its end
                 facts, counts = before, write_manifest(job.store)
         else:
-            with closing(work.feed), cluster(), stop_on_signals() as stop:
+            with cluster(), stop_on_signals() as stop:
                 fixed = Fixed.from_dict(before["fixed"]) if before else _fix(job)
                 facts = _begin(job, fixed, before, job_yaml, work.round)
                 _drive(job, fixed, work, tenure, stop, console)
@@ -198,6 +197,7 @@ def _drive(job: PreparedJob, fixed: Fixed, work: Work, tenure: Tenure, stop: thr
     """Do the work. Raises what `Driver.run` raises."""
     resources = worker_resources(job.config, fixed)
     check_room(resources)
+    feed = work.feed()
     monitor = Monitor(EventLog(job.store, tenure.claim.epoch), display(console, job.config.name))
     try:
         driver = Driver(
@@ -205,16 +205,17 @@ def _drive(job: PreparedJob, fixed: Fixed, work: Work, tenure: Tenure, stop: thr
             setup=worker_setup(job, fixed),
             weights=job.model.weights.read(),
             resources=resources,
-            feed=work.feed,
+            feed=feed,
             listener=monitor,
             round=work.round,
         )
         driver.run(stop, tenure.superseded)
     except SourceError as error:
-        if not work.feed.outputs:
+        if not feed.outputs:
             raise
         raise RunStopped(str(error), 4) from None  # goes on once the source is mended
     finally:
+        feed.close()
         monitor.close()
 
 
