@@ -24,21 +24,22 @@ from workers.storage import encode, open_store
 SEED = 20261123
 
 
-def workers_of(process: psutil.Process) -> list[psutil.Process]:
-    """The worker processes of pixgrad under a driver."""
+def workers_of(process: psutil.Process, *, at_work: bool) -> list[psutil.Process]:
+    """The worker processes of pixgrad under a driver: those at work, or those that are still starting, too."""
     found = []
     for child in process.children(recursive=True):
         try:
-            if child.name().startswith("ray::WorkerAc") or "ray::WorkerActor" in " ".join(child.cmdline()):
-                found.append(child)
+            title = " ".join(child.cmdline())
         except psutil.Error:
             continue
+        if title.startswith("ray::WorkerActor.process" if at_work else "ray::WorkerActor"):
+            found.append(child)
     return found
 
 
-def kill_one(process: psutil.Process, pick: random.Random) -> bool:
-    """Kill one of a driver's workers, if there is any."""
-    workers = workers_of(process)
+def kill_one(process: psutil.Process, pick: random.Random, *, at_work: bool) -> bool:
+    """Kill one of a driver's workers; False if there is none."""
+    workers = workers_of(process, at_work=at_work)
     if not workers:
         return False
     try:
@@ -61,7 +62,10 @@ class Killer(threading.Thread):
         pick = random.Random(SEED)
         me = psutil.Process()
         while self.killed < self._at_most and not self._over.wait(pick.uniform(self._least, self._most)):
-            self.killed += kill_one(me, pick)
+            at_work = pick.random() < 0.8
+            while not self._over.wait(0.1) and not kill_one(me, pick, at_work=at_work):
+                pass
+            self.killed += not self._over.is_set()
 
     def __enter__(self) -> Killer:
         self.start()
@@ -86,7 +90,7 @@ def test_workers_killed_while_they_work(here: Any) -> None:
     here.check("worker killed", killer.killed, source, job.store)
 
 
-BROKEN = {"empty": (0, "empty"), "garbage": (-1, "not_an_image"), "cut": (60, "truncated")}
+BROKEN = {"empty": (0, "empty"), "garbage": (-1, "not_an_image"), "cut": (100, "truncated")}
 """By name: how many bytes are left of the picture (-1: other ones), and the code that follows."""
 
 
@@ -107,7 +111,7 @@ def test_ten_thousand_outputs_under_continuous_kills(here: Any) -> None:
     source = here.images("source", [f"{i:05d}-{i % 97}" for i in range(9_800)] + slow(200))
     broken = break_some(source, 600)
     job = here.job(source, here.folder / "run", units=UnitParams(size=50))
-    with Killer(1000, 3.0, 9.0) as killer:
+    with Killer(1000, 3.0, 12.0) as killer:
         outcome = here.run(job)
     assert outcome.exit_code == 0 and outcome.counts.outputs == 10_000 and outcome.counts.failed == 600
     here.check("worker killed, 10,000 outputs, 600 of them broken", killer.killed + 600, source, job.store, broken)
