@@ -16,6 +16,7 @@ KeyPath = tuple[str, ...]
 """The keys, and indices into lists, that lead to a value: ("deepdream", "stages", "0", "layers")."""
 
 MAX_VALUES = 100_000
+MAX_CHARACTERS = 2**22
 MAX_DEPTH = 32
 
 _TAG = "tag:yaml.org,2002:"
@@ -45,7 +46,7 @@ def read_document(text: str, file: str) -> Document:
     """A YAML 1.2 text with its lines.
 
     Raises JobFileError for what isn't YAML, and for what a job file can't hold: duplicate keys, keys that aren't text,
-    tags, numbers of more than 64 bits, and aliases that expand to more than MAX_VALUES values.
+    tags, numbers of more than 64 bits, and aliases that expand to more than MAX_VALUES values or MAX_CHARACTERS.
     """
     reader = _Reader(lambda line: f"{file}:{line}: ")
     values = reader.read(text, ())
@@ -60,7 +61,8 @@ def override(document: Document, assignment: str) -> Document:
     dotted, equals, text = assignment.partition("=")
     path = tuple(dotted.strip().split("."))
     if not equals or not all(path):
-        raise JobFileError(f"--set {assignment}: write key.path=value, such as style.iterations=500")
+        hint = "write key.path=value, such as style.iterations=500"
+        raise JobFileError(_sentence("--set ", (), f"{assignment}: {hint}"))
     new = _Reader(lambda _: "--set ").read(text, path)
     values = _with_value(document.values, path, new, path)
     kept = {known: place for known, place in document.places.items() if known[: len(path)] != path}
@@ -80,7 +82,7 @@ def _with_value(value: Any, steps: KeyPath, new: Any, path: KeyPath) -> Any:
     here = ".".join(path[: len(path) - len(steps)])
     if not isinstance(value, list):
         raise JobFileError(_sentence("--set ", path, f"{here} is neither a mapping nor a list, so {step} has no place"))
-    if not step.isdecimal() or int(step) > len(value):
+    if not step.isdecimal() or len(step) > len(str(MAX_VALUES)) or int(step) > len(value):
         raise JobFileError(_sentence("--set ", path, f"{here} is a list of {len(value)}, counted from 0"))
     index = int(step)
     old = value[index] if index < len(value) else None
@@ -99,6 +101,7 @@ class _Reader:
         self.places: dict[KeyPath, str] = {}
         self._place = place
         self._values = 0
+        self._characters = 0
         self._yaml = YAML(typ="safe", pure=True)
         self._yaml.composer.warn_double_anchors = False
 
@@ -160,6 +163,9 @@ class _Reader:
         return merged
 
     def _scalar(self, node: ScalarNode, path: KeyPath) -> Any:
+        self._characters += len(node.value)
+        if self._characters > MAX_CHARACTERS:
+            raise self._fault(node, path, f"the aliases expand to more than {MAX_CHARACTERS:,} characters")
         if node.tag in _TEXT:
             if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in node.value):
                 raise self._fault(node, path, "text can't hold NUL characters or halves of surrogate pairs")

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
+from itertools import islice
 from typing import Any, NamedTuple
 
 from jobs.document import KeyPath
@@ -22,6 +23,10 @@ _WORDS = {
 }
 
 
+MOST_MISTAKES = 100
+"""As many as are told at a time: a file with more is of another kind, or has one mistake many times."""
+
+
 class Mistake(NamedTuple):
     """Where a value is wrong, and what is wrong with it."""
 
@@ -30,11 +35,11 @@ class Mistake(NamedTuple):
 
 
 def find_mistakes(value: Any, schema: Schema) -> list[Mistake]:
-    """Every mistake in `value`, plain YAML values, against a JSON Schema as pydantic writes it.
+    """The mistakes in `value`, plain YAML values, against a JSON Schema as pydantic writes it; MOST_MISTAKES at most.
 
     A value of several forms (`anyOf`) gets the mistakes of the one form that it resembles, or one sentence about all.
     """
-    return list(_Checker(schema.get("$defs", {})).check(value, schema, ()))
+    return list(islice(_Checker(schema.get("$defs", {})).check(value, schema, ()), MOST_MISTAKES))
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
@@ -73,12 +78,13 @@ class _Checker:
 
     def _check_mapping(self, value: dict[str, Any], schema: Schema, path: KeyPath) -> Iterator[Mistake]:
         properties = schema["properties"]
-        misspelt = {key: nearest(key, properties) for key in value if key not in properties}
+        unknown = islice((key for key in value if key not in properties), MOST_MISTAKES)
+        misspelt = {key: nearest(key, properties) for key in unknown}
         meant = {*value, *filter(None, misspelt.values())}  # a misspelt key is one mistake, not a missing key as well
         for key, item in value.items():
             if key in properties:
                 yield from self.check(item, properties[key], (*path, key))
-            else:
+            elif key in misspelt:
                 hint = f', did you mean "{misspelt[key]}"?' if misspelt[key] else "."
                 yield Mistake((*path, key), f"unknown key{hint} Known keys: {', '.join(properties)}")
         for key in schema.get("required", []):

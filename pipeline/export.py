@@ -17,6 +17,9 @@ from workers.storage import StorageError, Store, is_remote
 LONGEST_NAME = 200
 """Bytes of a file's name that are kept; longer ones end in a piece of their key."""
 
+FILE_ENDINGS = (".png", ".npy")
+"""Of exported files; a folder of such a name gets an underscore."""
+
 
 def export(store: Store, destination: Path, *, class_tree: bool) -> int:
     """Write the outputs of every ok row under `destination`; how many outputs there were.
@@ -52,7 +55,7 @@ def export_path(row: Mapping[str, Any], *, class_tree: bool) -> PurePosixPath:
     if class_tree and row["label"] is not None:
         parts = [str(row["label"]), parts[-1]]
     folder = [row["variant"]] if row["variant"] else []
-    names = [*folder, *parts[:-1], _stem(parts[-1])]
+    names = [*map(_folder_name, (*folder, *parts[:-1])), _stem(parts[-1])]
     return PurePosixPath(*(_safe(name, row["key"]) for name in names))
 
 
@@ -83,6 +86,11 @@ def _parts(uri: str) -> list[str]:
     return [name for name in names if name not in ("", ".", "..")] or ["image"]
 
 
+def _folder_name(name: str) -> str:
+    """`a.jpg` becomes `a.png`, which must not be a folder's name."""
+    return f"{name}_" if name.lower().endswith(FILE_ENDINGS) else name
+
+
 def _stem(name: str) -> str:
     return name.rpartition(".")[0] or name
 
@@ -97,7 +105,7 @@ def _safe(name: str, key: str) -> str:
 
 def _unique(path: PurePosixPath, key: str, taken: set[int]) -> PurePosixPath:
     """`a.jpg` and `a.png` in one folder would both become `a`: the later one gets a piece of its key."""
-    if hash(path) in taken:
+    while hash(path) in taken:
         path = path.with_name(f"{path.name}-{key[:8]}")
     taken.add(hash(path))
     return path

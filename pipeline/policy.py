@@ -17,7 +17,8 @@ from typing import Generic, TypeVar
 DEATHS_ALONE = 2
 
 DEATHS_NEAR = 3
-"""Deaths in which an output was begun but not in hand until it is suspect all the same: damage can show late."""
+"""Deaths near an output that was begun, but not in hand or acknowledged with all others of its task, until it is
+suspect all the same: damage can show late."""
 
 P = TypeVar("P")
 
@@ -194,7 +195,9 @@ class Policy(Generic[P]):
         task = running.task
         begun = running.started or task.alone  # news of a start can be lost; who was alone is known
         suspects = tuple(i for i in task.indices if i not in running.acked) if begun else ()
-        if in_hand is not None and len(suspects) > 1:
+        if begun and not suspects:  # the shard was being written, or it is damage that shows late
+            suspects = tuple(i for i in task.indices if self._dies_near(task.unit, i))
+        elif in_hand is not None and len(suspects) > 1:
             suspects = tuple(i for i in suspects if (task.unit, i) in in_hand or self._dies_near(task.unit, i))
         self._requeue(task, tuple(i for i in task.indices if i not in suspects), cleared=True)
         return self._blame(task, suspects, cause)

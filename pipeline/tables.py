@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -133,6 +134,8 @@ def _open_csv(file: BinaryIO, types: Mapping[str, pa.DataType]) -> Any:
 
 
 def _read_lines(file: BinaryIO) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    if file.read(len(BOM_UTF8)) != BOM_UTF8:
+        file.seek(0)
     schema = pa.schema([pa.field("uri", pa.binary())])
     lines = (line.rstrip(b"\r\n") for line in file)
     return schema, (pa.record_batch([[line]], schema=schema) for line in lines if line.strip())

@@ -103,9 +103,8 @@ def read_members(file: BinaryIO, where: str) -> Iterator[Member]:
                 cast(Any, tar).members.clear()  # else it keeps the headers of the whole tar
                 if not position < tar.offset <= size:
                     raise tarfile.ReadError("the member there goes past the end of the file")
+                _check_member(member, size)
                 position = tar.offset
-                if member.issparse():
-                    raise tarfile.ReadError(f"{member.name!r} is stored sparse, write it again without holes")
                 if member.isreg():
                     yield Member(member.name, member.offset_data, member.size)
         if size - position < tarfile.BLOCKSIZE:
@@ -116,6 +115,13 @@ def read_members(file: BinaryIO, where: str) -> Iterator[Member]:
             f"{where} is damaged, cut off or still being written at byte {position} ({_plain(error)}); "
             "put a whole, uncompressed tar in its place and run the same command again."
         ) from error
+
+
+def _check_member(member: tarfile.TarInfo, size: int) -> None:
+    if member.issparse() or any(name.startswith("GNU.sparse.") for name in member.pax_headers):
+        raise tarfile.ReadError(f"{member.name!r} is stored sparse, write it again without holes")
+    if member.isreg() and not 0 <= member.size <= size - member.offset_data:  # extended headers can say anything
+        raise tarfile.ReadError(f"{member.name!r} is said to have {member.size} bytes")
 
 
 def _check_end(file: BinaryIO, position: int) -> None:
@@ -154,7 +160,7 @@ def _sibling_label(file: BinaryIO, sample: Iterable[Member], labels: str, where:
     except (ValueError, RecursionError):
         return None
     value = fields.get(labels) if isinstance(fields, dict) else None
-    return None if value is None else str(value)
+    return None if value is None else str(value).encode(errors="replace").decode()  # JSON can hold half a character
 
 
 def _text(file: BinaryIO, member: Member, where: str) -> str:

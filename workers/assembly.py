@@ -206,6 +206,8 @@ class Assembly:
             self._decoders.submit(self._decode, places)
         try:
             yield from self._drain(ticket)
+        except MemoryError as error:  # something else on this worker has used it up
+            raise OutOfMemoryError(f"Memory ran out over the shard of unit {attempt.unit}", ()) from error
         finally:
             ticket.given_up = True  # what of it is still in the line need not be done
 

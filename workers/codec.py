@@ -13,13 +13,15 @@ Error codes of `decode`:
 
 from __future__ import annotations
 
+import logging
 import struct
+import warnings
 from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, TiffTags, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from workers.errors import ImageError
@@ -58,6 +60,12 @@ _TURNS = {
 _ICC_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 _CIELAB = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
+
+# What Pillow has to say of damaged metadata would stand in a terminal without the image that it is about.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+_UNKNOWN_KINDS = ("unknown pixel mode", "unsupported", "not yet supported", "cannot handle", "unable to determine")
 
 _DAMAGED = "fetch it again or leave it out"
 
@@ -148,6 +156,8 @@ def _open(data: bytes, params: ImageParams) -> Image.Image:
     image = Image.open(BytesIO(data), formats=FORMATS)
     if image.width * image.height > params.max_pixels:
         raise _too_many_pixels(f"picture of {image.width} x {image.height} pixels", params)
+    if image.format in ("PNG", "TIFF"):
+        _refuse_gaps(image)
     if image.format == "PNG":
         image.verify()  # decoding alone checks neither checksums nor that the end is there
         image = Image.open(BytesIO(data), formats=FORMATS)
@@ -175,6 +185,13 @@ def _refuse_raw(image: TiffImageFile) -> None:
     reduced = image.tag_v2.get(254, 0)
     if (isinstance(reduced, int) and reduced & 1) or 50706 in image.tag_v2:  # NewSubfileType, DNGVersion
         raise _unsupported("a camera raw file")
+
+
+def _refuse_gaps(image: Image.Image) -> None:
+    """Where a file lists no data for a part of the picture, Pillow leaves that part black."""
+    boxes = (tile.extents or (0, 0, 0, 0) for tile in image.tile)  # pyright: ignore[reportAttributeAccessIssue]
+    if sum((right - left) * (bottom - top) for left, top, right, bottom in boxes) < image.width * image.height:
+        raise ImageError("truncated", f"The file has no data for some of the picture: {_DAMAGED}")
 
 
 def _unsupported(what: str) -> ImageError:
@@ -282,8 +299,10 @@ def _refusal(error: Exception, data: bytes, params: ImageParams) -> ImageError:
         error = _header_error(data) or error
         if isinstance(error, UnidentifiedImageError):
             return ImageError("not_an_image", "The file holds no image in a known format: leave it out of the source")
+    if data.startswith((b"II", b"MM")) and (compression := _unknown_compression(error)):
+        return _unsupported(f"a TIFF of compression {compression}")
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-    if any(word in reason.lower() for word in ("unknown pixel mode", "unsupported", "unable to determine")):
+    if any(words in reason.lower() for words in _UNKNOWN_KINDS):
         return _unsupported(f"of a kind that the decoder doesn't know ({reason})")
     if isinstance(error, EOFError) or "truncated" in reason.lower():
         return ImageError("truncated", f"The file is cut off, some of its image data is missing ({reason}): {_DAMAGED}")
@@ -294,6 +313,12 @@ def _unread_format(data: bytes) -> str | None:
     if data[4:8] == b"ftyp" and data[8:12] not in (b"avif", b"avis"):
         return "HEIF or video"
     return next((name for signature, name in _UNREAD_SIGNATURES.items() if data.startswith(signature)), None)
+
+
+def _unknown_compression(error: Exception) -> int | None:
+    """The compression of a TIFF that Pillow doesn't know: a key that it looks for in vain and that is no tag."""
+    missing = error.__cause__.args[:1] if isinstance(error.__cause__, KeyError) else ()
+    return next((key for key in missing if isinstance(key, int) and key not in TiffTags.TAGS_V2), None)
 
 
 def _header_error(data: bytes) -> Exception | None:

@@ -226,7 +226,11 @@ class ObjectStore(Store):
         self.url = url.rstrip("/")
         with self._errors("open", ""):
             try:
-                self._store = obstore.store.from_url(self.url, retry_config={"retry_timeout": _REPEAT_FOR})
+                self._store = obstore.store.from_url(
+                    self.url,
+                    client_options={"allow_http": True} if url.startswith("http://") else None,
+                    retry_config={"retry_timeout": _REPEAT_FOR},
+                )
             except ValueError as error:
                 raise StorageError(f"{self.url} is not a URI: {error}.") from error
 

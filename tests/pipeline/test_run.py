@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ from webdataset.compat import WebDataset
 from jobs.spec import dump_job, load_job
 from pipeline.epoch import RunBusyError, take_over
 from pipeline.export import export
-from pipeline.prepare import prepare
+from pipeline.prepare import PreparedJob, prepare
 from pipeline.provenance import OtherJobError
-from pipeline.run import Outcome, run
+from pipeline.run import Outcome, retry, run
 from pipeline.status import read_status
 from pipeline.verify import verify
 from workers.storage import open_store
@@ -47,8 +48,11 @@ deepdream:
 
 
 def run_job(job: Path, *overrides: str) -> Outcome:
-    prepared = prepare(load_job(job, overrides))
-    return run(prepared, job_yaml=dump_job(prepared.config), console=Console(file=io.StringIO()))
+    return run_prepared(prepare(load_job(job, overrides)))
+
+
+def run_prepared(job: PreparedJob, command: Callable[..., Outcome] = run, **options: bool) -> Outcome:
+    return command(job, job_yaml=dump_job(job.config), console=Console(file=io.StringIO()), **options)
 
 
 def rows_of(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
@@ -306,3 +310,42 @@ style:
     assert rows["chelsea"]["status"] == "ok" and rows["chelsea"]["weight"] == 1.5
     assert rows["chelsea"]["style_uri"] == str(photographs["chelsea"]) and rows["chelsea"]["variant"] == ""
     assert (rows["nobody"]["error_code"], rows["nobody"]["weight"]) == ("unknown_style", 2.0)
+
+
+def test_a_failed_output_is_retried_and_an_added_image_is_taken_in(
+    workplace: Path, photographs: dict[str, Path]
+) -> None:
+    source = workplace / "growing"
+    source.mkdir()
+    for name in ("coffee", "rocket"):
+        shutil.copy(photographs[name], source)
+    (source / "gone.png").symlink_to(workplace / "not-here.png")
+    (workplace / "growing.yaml").write_text(
+        DREAM.replace("uri: photos, labels: folder", "uri: growing").replace("runs/dream", "runs/growing")
+    )
+    folder, job = workplace / "runs/growing", prepare(load_job(workplace / "growing.yaml"))
+
+    def do(command: Callable[..., Outcome] = run, **options: bool) -> dict[str, tuple[int, str | None]]:
+        """The round and the error code of each output's latest row, after one more command."""
+        run_prepared(job, command, **options)
+        assert verify(open_store(str(folder))).faults == []
+        return {uri: (row["round"], row["error_code"]) for (uri, _), row in rows_of(folder).items()}
+
+    first = {"coffee.png": (0, None), "gone.png": (0, "missing"), "rocket.jpg": (0, None)}
+    assert do() == first
+    before = rows_of(folder)
+    shutil.copy(photographs["chelsea"], workplace / "not-here.png")
+    assert do(retry) == first | {"gone.png": (1, None)}
+    parts = sorted(str(p.relative_to(folder)) for p in folder.glob("manifest/*/*.parquet"))
+    assert do(retry) == first | {"gone.png": (1, None)}, "nothing is left to do"
+    assert sorted(str(p.relative_to(folder)) for p in folder.glob("manifest/*/*.parquet")) == parts
+    shutil.copy(photographs["astronaut"], source / "a-first.png")
+    assert do().keys() == first.keys(), "it was not asked for"
+    assert do(extend=True) == first | {"gone.png": (1, None), "a-first.png": (0, None)}
+    after = rows_of(folder)
+    assert after["a-first.png", ""]["unit"] == 2, "behind the units there were"
+    assert all(after[uri, ""] == before[uri, ""] for uri in ("coffee.png", "rocket.jpg"))
+    report = verify(open_store(str(folder)))
+    assert (report.outputs, report.failed, report.unfinished, report.orphans) == (4, 0, 0, 0)
+    facts = json.loads((folder / "run.json").read_text())
+    assert facts["counts"]["ok"] == 4 and [s["round"] for s in facts["sessions"]] == [0, 1, 0]

@@ -6,20 +6,27 @@ import io
 import shutil
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
+from workers import assembly as assembly_module
 from workers.assembly import Assembly, Item, Result
 from workers.codec import Pixels, encode_png
-from workers.errors import ImageError, ModelError
+from workers.errors import ImageError, ModelError, OutOfMemoryError
+from workers.layout import shard_name
 from workers.params import DeepDreamParams, ImageParams, ModelParams
+from workers.recorder import read_recorder
 from workers.records import Acked, Attempt, ImageRef, Output, Piece, Started, Variant
 from workers.setup import BatchPlan, WorkerSetup
+from workers.storage import LocalStore
 
 
 @dataclass(frozen=True)
@@ -126,9 +133,7 @@ def test_the_image_to_blame_fails_alone(place: Path) -> None:
 
 
 def test_an_encoder_that_breaks_fails_its_output(place: Path) -> None:
-    from PIL import Image
-
-    Image.new("RGB", (64, 64)).save(place / "photos" / "black.png")
+    picture(place, "black.png", "black")
     _, rows = finish(assembly(place, Inverter(2)), attempt(["0.png", "black.png"]))
     assert [row["error_code"] for row in rows] == [None, "unexpected"]
 
@@ -178,3 +183,177 @@ def test_equal_attempts_make_equal_shards(place: Path) -> None:
     line = assembly(place, Inverter(2))
     hashes = [finish(line, attempt(URIS, unit=unit))[1][0]["shard_sha256"] for unit in (1, 2)]
     assert hashes[0] == hashes[1]
+
+
+def picture(place: Path, uri: str, colour: str) -> None:
+    Image.new("RGB", (64, 64), colour).save(place / "photos" / uri)
+
+
+def memory_runs_out(line: Assembly, work: Attempt) -> OutOfMemoryError:
+    with pytest.raises(OutOfMemoryError) as caught:
+        list(line.process(work))
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def test_memory_that_runs_out_in_decoding_names_the_output(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode, coffee = assembly_module.decode, (place / "photos" / "1.png").read_bytes()
+
+    def hungry(data: bytes, params: ImageParams) -> Any:
+        if data == coffee:
+            raise MemoryError
+        return decode(data, params)
+
+    monkeypatch.setattr(assembly_module, "decode", hungry)
+    line = assembly(place, Inverter(2))
+    error = memory_runs_out(line, attempt(["0.png", "1.png", "2.png"]))
+    assert error.indices == (1,) and "1.png" in str(error)
+    assert memory_runs_out(line, attempt(["0.png", "1.png"], variants=("a", "b"))).indices in ((2,), (3,))
+    monkeypatch.undo()
+    assert [row["status"] for row in finish(line, attempt(["1.png"]))[1]] == ["ok"], "the line works on"
+
+
+def test_memory_that_runs_out_in_computing_names_the_output_of_the_batch(place: Path) -> None:
+    def stumble(item: Item) -> Exception | None:
+        return MemoryError("no more") if item.output.image.uri == "2.png" else None
+
+    engine = Inverter(4, stumble)
+    line = assembly(place, engine)
+    assert memory_runs_out(line, attempt(["0.png", "1.png", "2.png", "3.png"])).indices == (2,)
+    assert list(map(len, engine.batches))[:1] == [4], "tried with its batch, then alone"
+    partly = Attempt("f" * 16, 5, 0, (8, 9), attempt(["0.png", "2.png"]).outputs, (1, 2))
+    assert memory_runs_out(line, partly).indices == (9,), "by its place in the unit"
+
+
+def test_memory_that_runs_out_in_encoding_names_the_output(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(place, "white.png", "white")
+
+    def hungry(self: Inverted) -> Any:
+        if self.pixels.all():
+            raise MemoryError
+        return {"png": encode_png(self.pixels)}, {}
+
+    monkeypatch.setattr(Inverted, "encode", hungry)
+    picture(place, "black.png", "black")
+    assert memory_runs_out(assembly(place, Inverter(1)), attempt(["black.png", "white.png"])).indices == (1,)
+
+
+def test_memory_that_runs_out_over_the_shard_blames_no_output(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hungry(*_: Any) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(assembly_module, "encode_rows", hungry)
+    assert memory_runs_out(assembly(place, Inverter(1)), attempt(["0.png"], unit=3)).indices == ()
+
+
+def test_what_is_left_of_an_attempt_that_was_given_up_is_not_done(place: Path) -> None:
+    given_up = threading.Event()
+
+    def stumble(item: Item) -> Exception | None:
+        if item.output.image.uri == "0.png":
+            return ModelError("the style is gone")
+        given_up.wait(30)
+        return None
+
+    engine = Inverter(1, stumble)
+    line = assembly(place, engine)
+    with pytest.raises(ModelError):
+        list(line.process(attempt(["0.png", "1.png", "2.png", "3.png"])))
+    given_up.set()
+    finish(line, attempt(["3.png"], unit=1))
+    assert engine.batches[0] == ["0.png"] and engine.batches[-1] == ["3.png"]
+    assert len(engine.batches) <= 3, "at most what was being computed then"
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert holds()
+
+
+@pytest.fixture
+def slow_store(monkeypatch: pytest.MonkeyPatch) -> dict[str, threading.Event]:
+    """A store in which the files of these names are waited for until their events are set."""
+    gates: dict[str, threading.Event] = {}
+    read, link = LocalStore.read, LocalStore._link
+
+    def slow_read(self: LocalStore, name: str, *span: int) -> bytes:
+        gates.get(name, opened).wait(30)
+        return read(self, name, *span)
+
+    def slow_link(staged: Path, target: Path) -> bool:
+        gates.get(target.name, opened).wait(30)
+        return link(staged, target)
+
+    opened = threading.Event()
+    opened.set()
+    monkeypatch.setattr(LocalStore, "read", slow_read)
+    monkeypatch.setattr(LocalStore, "_link", staticmethod(slow_link))
+    return gates
+
+
+def test_the_pulse_names_the_file_that_is_waited_for(place: Path, slow_store: dict[str, threading.Event]) -> None:
+    work = attempt(["0.png"])
+    shard = shard_name(work.unit, work.id)
+    slow_store |= {"0.png": threading.Event(), Path(shard).name: threading.Event()}
+    line = assembly(place, Inverter(1))
+    assert (line.pulse().ticks, line.pulse().store) == (0, None)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(finish, line, work)
+        wait_until(lambda: line.pulse().store == "0.png")
+        assert line.pulse().ticks == 0, "nothing gets on"
+        slow_store["0.png"].set()
+        wait_until(lambda: line.pulse().store == shard)
+        wait_until(lambda: line.pulse().ticks == 3)  # decoded, a step, encoded
+        slow_store[Path(shard).name].set()
+        assert waiting.result(30)[1][0]["status"] == "ok"
+    assert (line.pulse().ticks, line.pulse().store) == (4, None)
+    finish(line, attempt(["1.png", "torn.png"], unit=1))
+    wait_until(lambda: line.pulse().ticks == 4 + 4 + 1)  # a bad image is progress too
+
+
+def test_a_worker_that_computes_does_not_wait_for_the_store(
+    place: Path, slow_store: dict[str, threading.Event]
+) -> None:
+    slow_store["1.png"] = threading.Event()
+    computing, go = threading.Event(), threading.Event()
+
+    def stumble(item: Item) -> Exception | None:
+        computing.set()
+        go.wait(30)
+        return None
+
+    line = assembly(place, Inverter(1, stumble))
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(finish, line, attempt(["0.png", "1.png"]))
+        computing.wait(30)
+        assert line.pulse().store is None and read_recorder(line.recorder) == {(0, 0)}
+        go.set()
+        wait_until(lambda: line.pulse().store == "1.png")
+        slow_store["1.png"].set()
+        assert [row["status"] for row in waiting.result(30)[1]] == ["ok", "ok"]
+
+
+def test_the_recorder_has_what_is_decoded_computed_and_encoded(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode, seen = assembly_module.decode, {}
+    encode = Inverted.encode
+
+    def watched_decode(data: bytes, params: ImageParams) -> Any:
+        seen.setdefault("decode", read_recorder(line.recorder))
+        return decode(data, params)
+
+    def watched_encode(self: Inverted) -> Any:
+        seen.setdefault("encode", read_recorder(line.recorder))
+        return encode(self)
+
+    def stumble(item: Item) -> Exception | None:
+        seen.setdefault("compute", read_recorder(line.recorder))
+        return None
+
+    monkeypatch.setattr(assembly_module, "decode", watched_decode)
+    monkeypatch.setattr(Inverted, "encode", watched_encode)
+    line = assembly(place, Inverter(2, stumble))
+    finish(line, attempt(["0.png"], variants=("a", "b"), unit=7))
+    assert seen == {"decode": {(7, 0), (7, 1)}, "compute": {(7, 0), (7, 1)}, "encode": {(7, 0)}}
+    assert read_recorder(line.recorder) == set()

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import errno
 import os
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from workers.errors import ImageError
 from workers.fetch import Fetcher
 from workers.records import ImageRef
-from workers.storage import encode
+from workers.storage import StorageError, encode
 
 LIMIT = 1000
 
@@ -82,3 +87,160 @@ def test_the_limit_itself_is_allowed(tmp_path: Path) -> None:
 
 def test_a_device_is_not_read(tmp_path: Path) -> None:
     assert refused(tmp_path, ImageRef("/dev/zero")).code == "missing"
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Files by name, and the number of the error that the operating system gives when they are opened."""
+    numbers: dict[str, int] = {}
+    open_path = Path.open
+
+    def open_or_fail(self: Path, *args: Any, **options: Any) -> Any:
+        if number := numbers.get(self.name) or numbers.get("*"):
+            raise OSError(number, os.strerror(number), str(self))
+        return open_path(self, *args, **options)
+
+    monkeypatch.setattr(Path, "open", open_or_fail)
+    return numbers
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        (tmp_path / name).write_bytes(b"data")
+    return tmp_path
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL])
+def test_what_a_disk_says_of_one_file_is_the_files_own(photos: Path, failing: dict[str, int], number: int) -> None:
+    failing["a.jpg"] = number
+    error = refused(photos, ImageRef("a.jpg"))
+    assert error.code == "unreadable" and os.strerror(number) in str(error)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENOTCONN, errno.ETIMEDOUT])
+class TestWitness:
+    """Errors that may be one file's or the whole disk's: what was read last tells."""
+
+    def test_without_one_it_is_the_disk(self, photos: Path, failing: dict[str, int], number: int) -> None:
+        failing["a.jpg"] = number
+        with pytest.raises(StorageError, match=r"a\.jpg") as caught:
+            Fetcher(str(photos), LIMIT).fetch(ImageRef("a.jpg"))
+        assert caught.value.exit_code == 4
+
+    def test_that_can_be_read_blames_the_image(self, photos: Path, failing: dict[str, int], number: int) -> None:
+        fetcher = Fetcher(str(photos), LIMIT)
+        assert fetcher.fetch(ImageRef("b.jpg")) == b"data"
+        failing["a.jpg"] = number
+        with pytest.raises(ImageError) as caught:
+            fetcher.fetch(ImageRef("a.jpg"))
+        assert caught.value.code == "unreadable"
+
+    def test_that_can_not_be_read_any_more_blames_the_disk(
+        self, photos: Path, failing: dict[str, int], number: int
+    ) -> None:
+        fetcher = Fetcher(str(photos), LIMIT)
+        fetcher.fetch(ImageRef("b.jpg"))
+        failing["*"] = number
+        with pytest.raises(StorageError):
+            fetcher.fetch(ImageRef("a.jpg"))
+        failing.clear()
+        assert fetcher.fetch(ImageRef("a.jpg")) == b"data", "later all is well again"
+
+    def test_is_what_was_read_last(self, photos: Path, failing: dict[str, int], number: int) -> None:
+        fetcher = Fetcher(str(photos), LIMIT)
+        for name in ("b.jpg", "c.jpg"):
+            fetcher.fetch(ImageRef(name))
+        (photos / "b.jpg").unlink()
+        failing["a.jpg"] = number
+        with pytest.raises(ImageError):
+            fetcher.fetch(ImageRef("a.jpg"))
+
+    def test_speaks_for_its_own_store_alone(self, photos: Path, failing: dict[str, int], number: int) -> None:
+        (photos / "elsewhere").mkdir()
+        (photos / "elsewhere" / "b.jpg").write_bytes(b"data")
+        fetcher = Fetcher(str(photos), LIMIT)
+        fetcher.fetch(ImageRef(f"file://{photos}/elsewhere/b.jpg"))
+        failing["a.jpg"] = number
+        with pytest.raises(StorageError):
+            fetcher.fetch(ImageRef("a.jpg"))
+
+
+def test_a_source_that_is_empty_or_gone_has_gone_away_and_fails_no_image(photos: Path) -> None:
+    fetcher = Fetcher(str(photos), LIMIT)
+    fetcher.fetch(ImageRef("a.jpg"))
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        (photos / name).unlink()
+    for _ in range(2):
+        with pytest.raises(StorageError, match="no such file"):
+            fetcher.fetch(ImageRef("b.jpg"))
+        if photos.exists():
+            photos.rmdir()
+    photos.mkdir()
+    (photos / "a.jpg").write_bytes(b"data")
+    with pytest.raises(ImageError) as caught:
+        fetcher.fetch(ImageRef("b.jpg"))
+    assert caught.value.code == "missing", "the source is back, and the image isn't"
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """A host that has one file and refuses all others; that one too once it is `closed`."""
+
+    closed = False
+
+    def log_message(self, format: str, *_: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        known = self.path == "/photos/a.jpg" and not self.closed
+        data = b"data"[: 1 if self.headers["Range"] else 4]
+        self.send_response(403 if not known else 206 if self.headers["Range"] else 200)
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("Content-Range", "bytes 0-0/4")
+        self.send_header("Last-Modified", "Wed, 01 Jan 2025 00:00:00 GMT")
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data)
+
+    do_HEAD = do_GET
+
+
+@pytest.fixture
+def host() -> Iterator[tuple[str, type[Refusing]]]:
+    handler = type("Handler", (Refusing,), {})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/photos", handler
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_host_of_the_web_that_refuses_fails_its_images_alone(host: tuple[str, type[Refusing]]) -> None:
+    url, handler = host
+    fetcher = Fetcher("/nowhere", LIMIT)
+    with pytest.raises(ImageError) as caught:
+        fetcher.fetch(ImageRef(f"{url}/b.jpg"))
+    assert caught.value.code == "unreadable"
+    assert fetcher.fetch(ImageRef(f"{url}/a.jpg")) == b"data"
+    with pytest.raises(ImageError):
+        fetcher.fetch(ImageRef(f"{url}/b.jpg"))
+    handler.closed = True
+    with pytest.raises(StorageError):  # it answered before
+        fetcher.fetch(ImageRef(f"{url}/b.jpg"))
+
+
+def test_a_bucket_that_refuses_is_the_runs_affair(
+    host: tuple[str, type[Refusing]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, _ = host
+    settings = {"ENDPOINT_URL": url.removesuffix("/photos"), "ALLOW_HTTP": "true", "REGION": "us-east-1"}
+    settings |= {"ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret"}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    fetcher = Fetcher("s3://photos", LIMIT)
+    with pytest.raises(StorageError):
+        fetcher.fetch(ImageRef("b.jpg"))
+    assert fetcher.fetch(ImageRef("a.jpg")) == b"data"
+    with pytest.raises(ImageError) as caught:
+        fetcher.fetch(ImageRef("b.jpg"))
+    assert caught.value.code == "unreadable", "others can be read"

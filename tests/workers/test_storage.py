@@ -101,6 +101,39 @@ def race(url: str, racer: int, start: Any, results: Any) -> None:
     results.put(won)
 
 
+class TestCheckCreate:
+    """What a run asks of its store before it trusts it."""
+
+    def test_a_store_that_keeps_what_it_has_is_accepted(self, store: Store) -> None:
+        store.create("drivers/0.json", b"mine")
+        store.check_create("drivers/0.json")
+        assert store.read("drivers/0.json") == b"mine"
+
+    @pytest.mark.parametrize("place", ["local", "s3"])
+    def test_one_that_writes_over_it_is_refused(
+        self, place: str, tmp_path: Path, request: pytest.FixtureRequest
+    ) -> None:
+        if place == "local":
+
+            class Careless(LocalStore):
+                def create(self, name: str, data: bytes) -> bool:
+                    self.replace(name, data)
+                    return True
+
+            careless: Store = Careless(tmp_path)
+        else:
+
+            class Unconditional(ObjectStore):
+                def create(self, name: str, data: bytes) -> bool:
+                    self.replace(name, data)  # a server that passes over the condition
+                    return True
+
+            careless = Unconditional(request.getfixturevalue("make_bucket")())
+        careless.create("drivers/0.json", b"mine")
+        with pytest.raises(StorageError, match=r"writes over files that exist .* use a store with conditional writes"):
+            careless.check_create("drivers/0.json")
+
+
 class TestWriter:
     def test_the_file_is_there_when_the_block_ends(self, store: Store) -> None:
         with store.writer("shards/0.tar") as file:

@@ -1,0 +1,186 @@
+"""Batches of one shape, whatever their company, and what becomes of them when memory runs out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from workers.assembly import Item, Result
+from workers.codec import Decoded, encode_png
+from workers.engine import AttributionEngine, DreamEngine, Engine, StyleEngine
+from workers.errors import DeviceError, ImageError
+from workers.features import Network
+from workers.params import AttributionParams, DeepDreamParams, ImageParams, ModelParams, Section, StyleParams
+from workers.records import ImageRef, Output, Variant
+from workers.setup import BatchPlan, Picture, WorkerSetup
+
+BATCH = 4
+SIDE = 32
+
+
+class Small(nn.Module):
+    """Two convolutions and a classifier; `fails` says which batches it doesn't take, and how."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.conv1 = nn.Conv2d(3, 8, 3, padding=1)
+            self.conv2 = nn.Conv2d(8, 8, 3, padding=1)
+            self.classify = nn.Linear(8, 5)
+        self.seen: list[int] = []
+        self.most = BATCH
+        self.error: Exception = RuntimeError("[enforce fail at alloc_cpu.cpp:1] you can't allocate memory")
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(len(x))
+        if len(x) > self.most:
+            raise self.error
+        return self.classify(self.conv2(self.conv1(x).relu()).mean((2, 3)))
+
+
+SECTIONS: dict[str, Section] = {
+    "deepdream": DeepDreamParams.model_validate(
+        {"stages": [{"layers": ["conv2"], "octaves": 1, "iterations": 2, "jitter": 4}]}
+    ),
+    "style": StyleParams.model_validate(
+        {"styles": ["x"], "content_layers": ["conv1"], "style_layers": ["conv1", "conv2"], "iterations": 3}
+    ),
+    "attribution": AttributionParams.model_validate({"rule": {"trapezoid": 4}}),
+}
+ENGINES: dict[str, type[Engine]] = {"deepdream": DreamEngine, "style": StyleEngine, "attribution": AttributionEngine}
+
+
+Make = Callable[[str], tuple[Engine, Small]]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """Make an engine of a task, and give its network too."""
+    style = encode_png(item(99).decoded.pixels)
+    (tmp_path / "style.png").write_bytes(style)
+    return lambda task: engine(task, Picture(str(tmp_path / "style.png"), "style", hashlib.sha256(style).hexdigest()))
+
+
+def engine(task: str, style: Picture) -> tuple[Engine, Small]:
+    network = Small()
+    setup = WorkerSetup(
+        task=task,  # pyright: ignore[reportArgumentType]
+        params=SECTIONS[task],
+        model=ModelParams(),
+        min_side=4,
+        categories=None,
+        allow_code=False,
+        images=ImageParams.model_validate({"frame": [SIDE, SIDE]}),
+        source_root="/nowhere",
+        source_columns=(),
+        output="/nowhere",
+        seed=7,
+        device="cpu",
+        precision="fp32",
+        threads=2,
+        batch=BatchPlan(images=BATCH, pixels=0, most=BATCH),
+        styles=(style,),
+        guides=(None,),
+    )
+    made = ENGINES[task](setup, Network(network, [0.5] * 3, [0.2] * 3, input_side=SIDE))
+    network.seen.clear()
+    return made, network
+
+
+def item(number: int, variant: int | str = "predicted", side: int = SIDE) -> Item:
+    pixels = np.random.default_rng(number).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    output = Output(ImageRef(f"{number}.png"), Variant("", variant))
+    return Item(output, Decoded(pixels, side, side, (1, 0, 0, 0, 1, 0)), number)
+
+
+def items(task: str, numbers: Sequence[int]) -> list[Item]:
+    return [item(n, 0 if task == "style" else "predicted") for n in numbers]
+
+
+def run(engine: Engine, items: Sequence[Item]) -> list[dict[str, bytes]]:
+    """The files of each result, which must be one."""
+    return [files for files, _ in encoded(engine.run(items, lambda: None))]
+
+
+def encoded(results: Sequence[Result | ImageError]) -> list[tuple[dict[str, bytes], dict[str, object]]]:
+    found = []
+    for result in results:
+        assert not isinstance(result, ImageError), result
+        found.append(result.encode())
+    return found
+
+
+@pytest.mark.parametrize("task", list(SECTIONS))
+def test_no_output_depends_on_its_company(make: Make, task: str) -> None:
+    made, _ = make(task)
+    alone = [run(made, items(task, [n]))[0] for n in range(6)]
+    assert run(made, items(task, [0, 1, 2, 3])) == alone[:4]
+    assert run(made, items(task, [5, 3, 0])) == [alone[5], alone[3], alone[0]]
+    assert run(make(task)[0], items(task, [4, 5])) == alone[4:], "nor on what the worker did before"
+    assert len({tuple(files.values()) for files in alone}) == 6
+
+
+@pytest.mark.parametrize("task", list(SECTIONS))
+def test_the_network_sees_batches_of_one_size(make: Make, task: str) -> None:
+    made, network = make(task)
+    for numbers in ([0], [1, 2, 3], [4, 5, 6, 7]):
+        results = made.run(items(task, numbers), lambda: None)
+        assert len(results) == len(numbers)
+        assert {r.batch_shape for r in results if not isinstance(r, ImageError)} == {f"{BATCH}x3x{SIDE}x{SIDE}"}
+    of_a_style = {1} if task == "style" else set[int]()  # its targets, once
+    assert set(network.seen) == {BATCH} | of_a_style
+
+
+@pytest.mark.parametrize("task", list(SECTIONS))
+@pytest.mark.parametrize("most", [1, 2])
+def test_memory_that_runs_out_halves_the_batch_and_the_row_says_so(make: Make, task: str, most: int) -> None:
+    made, network = make(task)
+    network.most = most
+    results = made.run(items(task, range(3)), lambda: None)
+    assert [r.batch_shape for r in results if not isinstance(r, ImageError)] == [f"{most}x3x{SIDE}x{SIDE}"] * 3
+    network.most = BATCH
+    assert run(made, items(task, [0]))[0].keys() == encoded(results)[0][0].keys()
+
+
+def test_memory_that_runs_out_over_one_image_is_told(make: Make) -> None:
+    made, network = make("deepdream")
+    network.most = 0
+    with pytest.raises(MemoryError, match="allocate memory") as caught:
+        made.run([item(0)], lambda: None)
+    assert "\n" not in str(caught.value) and network.seen == [4, 2, 1]
+
+
+def test_another_error_is_no_lack_of_memory(make: Make) -> None:
+    made, network = make("deepdream")
+    network.most, network.error = 0, RuntimeError("sizes don't match")
+    with pytest.raises(RuntimeError, match="sizes don't match"):
+        made.run([item(0)], lambda: None)
+    assert network.seen == [4]
+
+
+def test_a_device_that_takes_no_more_ends_the_process(make: Make) -> None:
+    made, network = make("deepdream")
+    network.most, network.error = 0, torch.AcceleratorError("an illegal memory access was encountered")
+    with pytest.raises(DeviceError, match="illegal memory access"):
+        made.run([item(0)], lambda: None)
+
+
+def test_an_image_too_small_for_the_layers_fails_before_it_is_computed(make: Make) -> None:
+    made, network = make("deepdream")
+    [result] = made.run([item(0, side=3)], lambda: None)
+    assert isinstance(result, ImageError) and result.code == "too_small" and not network.seen
+
+
+def test_a_style_that_is_none_of_the_jobs_fails_alone(make: Make) -> None:
+    made, _ = make("style")
+    alone = run(made, items("style", [0]))
+    results = made.run([item(1, "nobody"), item(0, 0)], lambda: None)
+    assert isinstance(results[0], ImageError) and results[0].code == "unknown_style"
+    assert [files for files, _ in encoded(results[1:])] == alone
