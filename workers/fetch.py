@@ -99,14 +99,16 @@ def _can_read(store: Store, name: str) -> bool:
 def _place(root: str, uri: str) -> tuple[Store, str]:
     if not uri:
         raise MissingError("The table's row has no uri.")
+    if uri.startswith("file://"):
+        uri = "/" + uri.removeprefix("file://").lstrip("/")
     if uri.startswith("/"):
         return open_store("/"), uri.lstrip("/")
     if "://" in uri:
-        if not is_remote(uri) and not uri.startswith("file://"):
+        place, name = split_uri(uri)
+        if not is_remote(place):
             raise StorageError(
                 f"{uri} is in no kind of store that can be read; copy it to a disk, s3://, gs:// or az://."
             )
-        place, name = split_uri(uri)
         return open_store(place), name
     while is_remote(root) and uri.startswith("../"):
         root, uri = root.rpartition("/")[0], uri.removeprefix("../")

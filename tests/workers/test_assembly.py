@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import shutil
 import tarfile
@@ -104,6 +105,10 @@ def finish(line: Assembly, work: Attempt) -> tuple[Piece, list[dict[str, Any]]]:
     return piece, pq.read_table(io.BytesIO(piece.part)).to_pylist()
 
 
+def sha256_of(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
 URIS = ["0.png", "1.png", "torn.png", "2.png", "gone.png", "3.png"]
 
 
@@ -118,6 +123,7 @@ def test_bad_images_become_rows_and_the_rest_a_shard(place: Path) -> None:
     with tarfile.open(shard) as tar:
         keys = [row["key"] for row in rows if row["status"] == "ok"]
         assert tar.getnames() == [f"{key}.{kind}" for key in keys for kind in ("png", "json")]
+    assert {row["shard_sha256"] for row in rows if row["status"] == "ok"} == {sha256_of(shard)}
     assert sorted(map(len, engine.batches)) == [4], "one full batch"
 
 
@@ -177,6 +183,20 @@ def test_attempts_share_batches_and_keep_their_own_rows(place: Path) -> None:
         unit: [f"{unit}.png", f"{unit + 1}.png"] for unit in range(3)
     }
     assert sum(map(len, engine.batches)) == 6
+
+
+def test_a_seed_goes_with_the_output_wherever_it_stands(place: Path) -> None:
+    seen: dict[str, set[int]] = {}
+
+    def note(item: Item) -> None:
+        seen.setdefault(item.output.image.uri, set()).add(item.seed)
+
+    line = assembly(place, Inverter(2, note))
+    rows = [
+        *finish(line, attempt(["0.png", "1.png"]))[1],
+        *finish(line, attempt(["2.png", "1.png", "0.png"], unit=1))[1],
+    ]
+    assert seen == {row["uri"]: {row["seed"]} for row in rows} and len(set(map(frozenset, seen.values()))) == 3
 
 
 def test_equal_attempts_make_equal_shards(place: Path) -> None:

@@ -20,7 +20,7 @@ from workers.codec import decode
 from workers.errors import ImageError
 from workers.params import ImageParams
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # pytest resets the codec's own filter
+pytestmark = pytest.mark.filterwarnings("ignore::Warning:PIL")  # pytest resets the codec's own filter
 
 SCRIPT = Path(__file__).parents[1] / "damage.py"
 MUTATIONS = 2500

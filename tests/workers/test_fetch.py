@@ -244,3 +244,8 @@ def test_a_bucket_that_refuses_is_the_runs_affair(
     with pytest.raises(ImageError) as caught:
         fetcher.fetch(ImageRef("b.jpg"))
     assert caught.value.code == "unreadable", "others can be read"
+
+
+@pytest.mark.parametrize("uri", ["file:///no/such/folder/x.jpg", "file://host/x.jpg", "file:///a%00b/x.jpg", "http://"])
+def test_an_odd_uri_in_a_table_fails_alone(tmp_path: Path, uri: str) -> None:
+    assert refused(tmp_path, ImageRef(uri)).code in ("missing", "unreadable")

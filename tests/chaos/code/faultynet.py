@@ -22,7 +22,7 @@ from urllib.parse import unquote
 import torch
 from torch import nn
 
-_FAULT = re.compile(r"(\w+?)(-once)?@(decode|compute|encode)")
+_FAULT = re.compile(r"(\w{1,9}?)(-once)?@(decode|compute|encode)")
 
 
 class Faulty(nn.Module):
