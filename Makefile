@@ -7,13 +7,14 @@ REQUIREMENTS := pyproject.toml constraints.txt
 BENCHMARKS := $(filter-out benchmarks/demo.py,$(wildcard benchmarks/[a-z]*.py))
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test chaos lint bench dist
+.PHONY: help setup demo test chaos endurance lint bench dist
 
 help:
 	@echo "make demo    run the three jobs on real photographs; pictures land in runs/"
 	@echo "make setup   everything for development, in .venv"
 	@echo "make test    lint, then the tests"
 	@echo "make chaos   long schedules of faults: kills, hangs, outages; prints what was lost"
+	@echo "make endurance  the longest of them"
 	@echo "make lint    ruff, pyright, import-linter"
 	@echo "make bench   the measurements behind the claims in the README"
 	@echo "make dist    the wheel and its constraints, for cluster.yaml"
@@ -24,10 +25,13 @@ demo: .venv/.demo
 	$(BIN)/python benchmarks/demo.py
 
 test: lint
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -m "not long and not endurance"
 
 chaos: .venv/.test
 	$(BIN)/python -m pytest -m long tests/chaos
+
+endurance: .venv/.test
+	$(BIN)/python -m pytest -m endurance tests/chaos
 
 lint: .venv/.test
 	$(BIN)/ruff check .
