@@ -71,7 +71,7 @@ def dump_job(config: JobConfig) -> str:
     """The job as YAML with every default written out; loading it gives an equal job."""
     values = config.model_dump(mode="json", by_alias=True, exclude_none=True)
     writer = YAML(typ="safe", pure=True)
-    writer.default_flow_style = False  # block style: in flow style ruamel.yaml 0.19 writes "?0" as it then can't read it
+    writer.default_flow_style = False  # in flow style ruamel.yaml 0.19 can't read its own "?0"
     writer.sort_base_mapping_type_on_output = False  # pyright: ignore[reportAttributeAccessIssue]
     # Line breaks of Unicode would be written raw and read as YAML's own: where there are any, all is escaped.
     writer.allow_unicode = json.dumps(values, ensure_ascii=False).isprintable()
