@@ -17,6 +17,9 @@ from workers.layout import MANIFEST, part_name, round_folder, unit_of_part
 from workers.records import Piece
 from workers.storage import Store
 
+GROUP_ROWS = 65_536
+"""Rows of a row group of `manifest.parquet`, about."""
+
 _IDENTITY = ("key", "round")
 
 
@@ -120,13 +123,26 @@ def count_outputs(store: Store) -> Counts:
 
 def _written(tables: Iterator[pa.Table], file: IO[bytes]) -> Iterator[pa.Table]:
     writer: pq.ParquetWriter | None = None
-    for table in tables:
-        writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
-        if table.num_rows:
-            writer.write_table(table)
-        yield table
+    for group in _groups(tables):
+        writer = writer or pq.ParquetWriter(file, group[0].schema, compression="zstd")
+        writer.write_table(pa.concat_tables(group))
+        yield from group
     if writer:
         writer.close()
+
+
+def _groups(tables: Iterator[pa.Table]) -> Iterator[list[pa.Table]]:
+    """Tables that make a row group together: each takes time to write and has its place in the footer."""
+    group: list[pa.Table] = []
+    rows = 0
+    for table in tables:
+        group.append(table)
+        rows += table.num_rows
+        if rows >= GROUP_ROWS:
+            yield group
+            group, rows = [], 0
+    if group:
+        yield group
 
 
 def _count(tables: Iterator[pa.Table]) -> Counts:

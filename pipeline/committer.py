@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count
+from queue import SimpleQueue
 
 from pipeline.commit import commit
 from workers.records import Piece
@@ -25,6 +26,7 @@ class Committer:
         self._round = round
         self._pool = ThreadPoolExecutor(8, "commit")
         self._under_way: dict[Future[bool], int] = {}
+        self._ended: SimpleQueue[Future[bool]] = SimpleQueue()
 
     def __len__(self) -> int:
         """Commits that `done` hasn't given yet."""
@@ -32,11 +34,13 @@ class Committer:
 
     def submit(self, unit: int, pieces: Sequence[Piece]) -> None:
         """Commit a unit from the pieces that cover its outputs."""
-        self._under_way[self._pool.submit(_commit, self._store, self._round, unit, pieces)] = unit
+        future = self._pool.submit(_commit, self._store, self._round, unit, pieces)
+        self._under_way[future] = unit
+        future.add_done_callback(self._ended.put)
 
     def done(self) -> list[tuple[int, bool]]:
         """Units whose commit ended since the last call, and whether it was this driver's. Raises StorageError."""
-        ended = [future for future in self._under_way if future.done()]
+        ended = [self._ended.get() for _ in range(self._ended.qsize())]
         return [(self._under_way.pop(future), future.result()) for future in ended]
 
     def close(self) -> None:

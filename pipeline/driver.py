@@ -310,6 +310,7 @@ class Driver:
                 self._policy.acked(task.id, indices)
                 self._listener.acked(len(indices))
             case Piece():
+                self._end(stream)  # nothing follows it
                 self._on_piece(task, event)
 
     def _on_piece(self, task: Task, piece: Piece) -> None:

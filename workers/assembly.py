@@ -154,6 +154,7 @@ class _Arrival:
 class _Made:
     files: Mapping[str, bytes]
     columns: Mapping[str, Any]
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ class Assembly:
         self._fetcher = Fetcher(setup.source_root, setup.images.max_bytes)
         self._recorder = Recorder()
         self._decoders = ThreadPoolExecutor(max(1, setup.threads // 2), "decode")
-        self._encoders = ThreadPoolExecutor(1, "encode")
+        self._encoders = ThreadPoolExecutor(max(1, setup.threads // 2), "encode")
         self._arrivals: queue.SimpleQueue[_Arrival | int] = queue.SimpleQueue()
         self._batcher: Batcher[tuple[_Place, _Image]] = Batcher(engine.batch_size)
         self._awaited = 0
@@ -324,12 +325,11 @@ class Assembly:
                 "seconds": seconds,
                 **columns,
             }
-            place.settle(_Made(files, fields))
+            place.settle(_Made(files, fields, time.perf_counter() - began))
         except Exception as error:
             place.fail(error)
         finally:
             self._tick()
-            place.ticket.seconds["encode"] += time.perf_counter() - began
 
     # -- write ----------------------------------------------------------------------------------------------------
 
@@ -347,6 +347,7 @@ class Assembly:
                     position, what = len(rows), settled.pop(len(rows))
                     rows.append(self._row(attempt, position, what, name))
                     if isinstance(what, _Made):
+                        ticket.seconds["encode"] += what.seconds
                         with self._waiting_for(name):
                             shard = shard or stack.enter_context(shard_writer(self._store, name))
                             shard.add(rows[-1]["key"], {**what.files, "json": _sample_json(rows[-1])})

@@ -113,10 +113,23 @@ def test_a_round_of_which_nothing_was_committed_begins_anew(make_run: MakeRun, t
     assert next_round(store).number == 1 and feed_of(store).keys() == {0, 4}
 
 
-def test_a_damaged_part_is_told_and_nothing_is_tried(make_run: MakeRun, tmp_path: Path) -> None:
+def cut_short(data: bytes) -> bytes:
+    return data[:-20]
+
+
+def with_another_seal(data: bytes) -> bytes:
+    """As Parquet it is whole."""
+    place = len(data) - 8 - int.from_bytes(data[-8:-4], "little") - 1
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+@pytest.mark.parametrize("damage", [cut_short, with_another_seal])
+def test_a_damaged_part_is_told_and_nothing_is_tried(
+    make_run: MakeRun, tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
     store = make_run(tmp_path, failures=FAILURES)
     file = store.path(part_name(0, 2))
-    file.write_bytes(file.read_bytes()[:-20])
+    file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(DamagedError, match=r"round=0/000000002\.parquet"):
         next_round(store)
 

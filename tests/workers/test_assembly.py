@@ -185,6 +185,24 @@ def test_attempts_share_batches_and_keep_their_own_rows(place: Path) -> None:
     assert sum(map(len, engine.batches)) == 6
 
 
+def test_outcomes_are_told_as_they_come_and_rows_when_there_are_all(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assembly_module, "ACK_SECONDS", 0.0)
+    gates = {f"{i}.png": threading.Event() for i in range(3)}
+
+    def wait(item: Item) -> None:
+        gates[item.output.image.uri].wait(30)
+
+    events = assembly(place, Inverter(1, wait)).process(attempt(list(gates)))
+    assert next(events) == Started()
+    for i, gate in enumerate(gates.values()):
+        gate.set()
+        assert next(events) == Acked((i,))
+    [piece] = events
+    assert isinstance(piece, Piece) and pq.read_table(io.BytesIO(piece.part)).num_rows == 3
+
+
 def test_a_seed_goes_with_the_output_wherever_it_stands(place: Path) -> None:
     seen: dict[str, set[int]] = {}
 
