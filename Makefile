@@ -14,7 +14,7 @@ help:
 	@echo "make setup   everything for development, in .venv"
 	@echo "make test    lint, then the tests"
 	@echo "make chaos   long schedules of faults: kills, hangs, outages; prints what was lost"
-	@echo "make endurance  the longest of them"
+	@echo "make endurance   the longest of them, which CI leaves out"
 	@echo "make lint    ruff, pyright, import-linter"
 	@echo "make bench   the measurements behind the claims in the README"
 	@echo "make dist    the wheel and its constraints, for cluster.yaml"

@@ -1,0 +1,1 @@
+"""The measurements of `benchmarks/pipeline.py`, a module for each."""
