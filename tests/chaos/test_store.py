@@ -245,15 +245,17 @@ def test_a_bucket_that_fails_for_good(here: Any, bucket: str, proxy: Proxy, trou
 def test_a_source_that_goes_away_fails_no_image(here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if its mount had dropped: the folder is there, and empty."""
     monkeypatch.setattr(committer, "STORE_PATIENCE", 1.0)
-    source = here.images("source", slow(30))
+    source = here.images("source", slow(60))
     job = here.job(source, here.folder / "run")
     away = here.folder / "away"
 
     def unmount() -> None:
+        while not list((here.folder / "run").glob("manifest/*/*.parquet")):
+            time.sleep(0.05)
         source.rename(away)
         source.mkdir()
 
-    threading.Timer(3.0, unmount).start()
+    threading.Thread(target=unmount, daemon=True).start()
     with pytest.raises(PixgradError, match="there is no such file") as caught:
         here.run(job)
     assert caught.value.exit_code == 4
