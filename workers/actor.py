@@ -83,8 +83,21 @@ class DeviceFacts:
     torch: str
 
 
+class ProbeActor:
+    """Looks at the device of its process, where the workers will run. An actor, so that others see that it waits."""
+
+    def device(self) -> DeviceFacts:
+        """What the device is and can do."""
+        return probe_device()
+
+
+def remote_probe() -> Any:
+    """The class of probes for Ray."""
+    return ray.remote(max_restarts=2, max_task_retries=2)(ProbeActor)
+
+
 def probe_device() -> DeviceFacts:
-    """The facts of the device that this process was given. Runs as a Ray task where the workers will run."""
+    """The facts of the device that this process was given."""
     import torch
 
     cuda = torch.cuda.is_available() and bool(os.environ.get("CUDA_VISIBLE_DEVICES", "0"))
