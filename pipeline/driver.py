@@ -6,6 +6,7 @@ The driver holds little: the policy's open units, the streams of running attempt
 from __future__ import annotations
 
 import math
+import os
 import secrets
 import shutil
 import threading
@@ -33,7 +34,7 @@ from workers.errors import OutOfMemoryError, PixgradError, first_line
 from workers.recorder import OutputIndex, read_recorder
 from workers.records import Acked, Attempt, Event, Piece, Started, encode_rows, failed_row, row_identity, row_schema
 from workers.setup import WorkerSetup
-from workers.storage import StorageError, Store
+from workers.storage import StorageError, Store, is_remote, read_bytes
 
 DEATHS = (
     ray_errors.RayActorError,
@@ -138,6 +139,7 @@ class Driver:
         """`actor` gives Ray's class of workers, with the methods of `WorkerActor`."""
         self._setup = setup
         self._weights = ray.put(weights)
+        self._pictures = _put_pictures(setup) if "RAY_ADDRESS" in os.environ else {}
         self._resources = resources
         self._feed = feed
         self._listener = listener
@@ -237,7 +239,7 @@ class Driver:
 
     def _start_worker(self) -> None:
         self._workers_made += 1
-        worker = _Worker(f"worker-{self._workers_made}", self._actor.remote(self._setup))
+        worker = _Worker(f"worker-{self._workers_made}", self._actor.remote(self._setup, self._pictures))
         self._starting[worker.actor.start.remote(self._weights)] = worker
 
     def _let_go(self, worker: _Worker) -> None:
@@ -519,6 +521,12 @@ _QUARANTINE_SENTENCES = {
     "or retry on a larger machine.",
     "timeout": "The worker hung each time this output was processed alone.",
 }
+
+
+def _put_pictures(setup: WorkerSetup) -> dict[str, Any]:
+    """The job's local images in Ray's object store, for nodes that share no disk with the driver."""
+    pictures = [picture for picture in [*setup.styles, *setup.guides] if picture and not is_remote(picture.uri)]
+    return {picture.uri: ray.put(read_bytes(picture.uri)) for picture in pictures}
 
 
 def _went_away(node: str, error: Exception) -> bool:
