@@ -97,20 +97,21 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def head() -> Iterator[str]:
-    """The head node of a cluster of its own on loopback, of two CPUs; gives its dashboard's URL."""
+    """A cluster on loopback, of one node with two CPUs and two GPUs that aren't there; gives its dashboard's URL."""
     dashboard = free_port()
     with tempfile.TemporaryDirectory(prefix="head-") as folder:
-        options = {"node-ip-address": "127.0.0.1", "port": free_port(), "num-cpus": 2, "temp-dir": folder}
+        options: dict[str, Any] = {"node-ip-address": "127.0.0.1", "port": free_port(), "temp-dir": folder}
+        options |= {"num-cpus": 2, "num-gpus": 2}
         options |= {"dashboard-host": "127.0.0.1", "dashboard-port": dashboard}
         options |= {"dashboard-agent-listen-port": free_port(), "object-store-memory": 100_000_000}
         ray = Path(sys.executable).with_name("ray")
         command = [str(ray), "start", "--head", "--block", *(f"--{name}={value}" for name, value in options.items())]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         environment = os.environ | {
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
             "PATH": f"{ray.parent}:{os.environ['PATH']}",
         }  # a job's `python` is this one
-        node = subprocess.Popen(command, start_new_session=True, env=environment, **quiet)
+        quiet = subprocess.DEVNULL
+        node = subprocess.Popen(command, start_new_session=True, env=environment, stdout=quiet, stderr=quiet)
         try:
             wait_for_jobs(f"http://127.0.0.1:{dashboard}")
             yield f"http://127.0.0.1:{dashboard}"

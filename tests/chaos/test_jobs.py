@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +11,16 @@ import pytest
 from workers.storage import open_store
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert condition()
-
-
 def parts(run: Path) -> int:
     return len(list(run.glob("manifest/*/*.parquet")))
 
 
-def stop_and_go_on(here: Any, head: str, images: int, stops: int) -> None:
+def stop_and_go_on(here: Any, head: str, wait_until: Any, images: int, stops: int) -> None:
     """A job that is stopped so many times while it is at work, and sent again each time."""
     source = here.images("source", [f"{i:03d}-slow@compute-{i}" for i in range(images)])
     run = here.folder / "run"
     submit = here.command(source, run)
-    submit.arguments = ["submit", *submit.arguments[1:], "--address", head]
+    submit.arguments = ["submit", *submit.arguments[1:], "--address", head, "--set", "workers.gpus=0"]
     for number in range(1, stops + 1):
         before = parts(run)
         code, _, err = submit.run("--no-wait")
@@ -44,11 +35,11 @@ def stop_and_go_on(here: Any, head: str, images: int, stops: int) -> None:
     here.check("Ray job stopped", stops, source, open_store(str(run)))
 
 
-def test_a_job_is_submitted_stopped_and_goes_on_when_submitted_again(here: Any, head: str) -> None:
-    stop_and_go_on(here, head, images=24, stops=1)
+def test_a_job_is_submitted_stopped_and_goes_on_when_submitted_again(here: Any, head: str, wait_until: Any) -> None:
+    stop_and_go_on(here, head, wait_until, images=24, stops=1)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_a_job_that_is_stopped_again_and_again(here: Any, head: str) -> None:
-    stop_and_go_on(here, head, images=100, stops=4)
+def test_a_job_that_is_stopped_again_and_again(here: Any, head: str, wait_until: Any) -> None:
+    stop_and_go_on(here, head, wait_until, images=100, stops=4)
