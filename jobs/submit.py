@@ -16,7 +16,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,6 +63,20 @@ class Ending:
     sentence: str = ""
 
 
+class _Log:
+    """Writes each character of a log once, however often it is read from its beginning."""
+
+    def __init__(self, write: Write):
+        self._write = write
+        self._written = 0
+
+    def add(self, start: int, text: str) -> None:
+        """A piece of the log that begins at its character `start`, which is no gap behind the last."""
+        if new := text[max(0, self._written - start) :]:
+            self._write(new)
+            self._written = start + len(text)
+
+
 class Cluster:
     """The jobs of a Ray cluster, by the address of its dashboard. Raises SubmitError if there is none."""
 
@@ -102,13 +116,15 @@ class Cluster:
 
     def follow(self, submission: str, write: Write) -> Ending:
         """Write a job's log as it grows, until the job ends. Raises LostError."""
-        seen, reached = 0, time.monotonic()
+        log, reached = _Log(write), time.monotonic()
         while True:
+            with suppress(Exception):  # Ray, requests and aiohttp each raise their own; not every proxy lets it through
+                asyncio.run(self._tail(submission, log))
             try:
-                seen = asyncio.run(self._tail(submission, seen, write))
                 job = self._client.get_job_info(submission)
+                log.add(0, self._client.get_job_logs(submission))
                 reached = time.monotonic()
-            except Exception as error:  # Ray, requests and aiohttp each raise their own
+            except Exception as error:
                 if time.monotonic() - reached > PATIENCE:
                     raise LostError(
                         f"{self.address} has not answered for {PATIENCE:.0f} s ({first_line(error)}); "
@@ -117,15 +133,13 @@ class Cluster:
             else:
                 if job.status.is_terminal():
                     return _ending(job)
-            time.sleep(0.5)
+            time.sleep(1)
 
-    async def _tail(self, submission: str, seen: int, write: Write) -> int:
-        """Write the log behind its first `seen` characters until the connection ends; how many there are then."""
+    async def _tail(self, submission: str, log: _Log) -> None:
         start = 0
         async for text in self._client.tail_job_logs(submission):
-            write(text[max(0, seen - start) :])
+            log.add(start, text)
             start += len(text)
-        return max(seen, start)
 
     def _submissions(self, config: JobConfig) -> list[Any]:
         with _answering(self.address):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,12 @@ def stop_and_go_on(here: Any, head: str, wait_until: Any, images: int, stops: in
     submit.arguments = ["submit", *submit.arguments[1:], "--address", head, "--set", "workers.gpus=0"]
     for number in range(1, stops + 1):
         before = parts(run)
-        code, _, err = submit.run("--no-wait")
-        assert code == 0 and f"-{number} is submitted" in err, err
+        following = submit.start()
         wait_until(lambda: parts(run) > before)  # noqa: B023
+        following.send_signal(signal.SIGINT)
+        _, err = following.communicate(timeout=60)
+        assert following.returncode == 130 and f"-{number} is submitted" in err, err
+        assert "The job goes on." in err and "--stop" in err, err
         code, out, err = submit.run("--stop")
         assert code == 0 and "Stopping pixgrad-" in err, err
         assert "Interrupted." in out, out

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from jobs import parcel
+from jobs import parcel, submit
 from jobs.parcel import ParcelError, pack
 from jobs.spec import load_job
-from jobs.submit import Cluster, SubmitError, _ending, entrypoint, is_loopback
+from jobs.submit import Cluster, LostError, SubmitError, _ending, entrypoint, is_loopback
 from pipeline.config import JobConfig
 from pipeline.driver import DRAIN_SECONDS
 from pipeline.pictures import find_pictures
@@ -197,6 +197,16 @@ def test_somebody_else_answers(answering: Callable[[int, str], str], status: int
     assert "\n" not in str(caught.value) and caught.value.exit_code == 2
 
 
+def test_a_cluster_that_answers_no_more_is_not_waited_for_for_ever(
+    answering: Callable[[int, str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster(answering(200, '{"ray_version": "2.60.0"}'))
+    monkeypatch.setattr(submit, "PATIENCE", 1.0)
+    with pytest.raises(LostError, match=r"has not answered for 1 s .*the job may go on") as caught:
+        cluster.follow("pixgrad-1", lambda text: None)
+    assert caught.value.exit_code == 4 and "\n" not in str(caught.value)
+
+
 # --- how it ended
 
 
@@ -223,6 +233,4 @@ def test_a_job_ends_with_its_drivers_exit_code(status: str, driver: int | None, 
 
 
 def test_a_stopped_job_has_the_time_to_drain() -> None:
-    from jobs.submit import STOP_SECONDS
-
-    assert STOP_SECONDS > 3 * DRAIN_SECONDS
+    assert submit.STOP_SECONDS > 3 * DRAIN_SECONDS
