@@ -176,8 +176,8 @@ def _connect(address: str) -> JobSubmissionClient:
             from ray.job_submission import JobSubmissionClient
 
             os.environ["RAY_API_SERVER_ADDRESS"] = address  # Ray prefers RAY_ADDRESS to what it is told
-            logging.getLogger("ray").setLevel(logging.ERROR)
-            logging.getLogger("ray.dashboard").setLevel(logging.ERROR)
+            for module in ("dashboard_sdk", "job.sdk"):
+                logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.ERROR)
             return JobSubmissionClient(address)
         except (ImportError, NameError):
             pass

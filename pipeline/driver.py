@@ -232,7 +232,7 @@ class Driver:
 
     def _target(self, busy: int) -> int:
         """How many workers there should be, of whom so many are at work."""
-        useful = min(len(self._open), busy + self._policy.waiting)
+        useful = busy + self._policy.waiting
         if self._feed.listing:  # a listing that pauses is no reason to let anybody go
             useful = max(useful, len(self._workers) + len(self._starting))
         return max(self._resources.min_workers, min(self._wanted(), useful))

@@ -5,7 +5,7 @@ from __future__ import annotations
 SAY_EVERY = 30.0
 """Seconds between two words about it."""
 
-SPAWN_SECONDS = 15.0
+SPAWN_SECONDS = 30.0
 """How long a process may take to come to life on a node that has room, so that this isn't taken for a lack of room."""
 
 

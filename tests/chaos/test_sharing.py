@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+import pipeline.run
 from jobs.spec import dump_job, load_job
 from jobs.submit import Cluster, Ending
 from pipeline import patience
@@ -31,27 +32,43 @@ def events(run: Path, *names: str) -> list[dict[str, Any]]:
     return [event for event in map(json.loads, lines) if event["event"] in names]
 
 
-def test_two_jobs_share_a_cluster(here: Any, head: str, wait_until: Any) -> None:
-    names = {"first": 40, "second": 12}
-    folders = {name: here.folder / f"run-{name}" for name in names}
-    sources = {name: here.images(name, [f"{i:03d}-slow@compute-{i}" for i in range(n)]) for name, n in names.items()}
-    jobs = {name: load_job(here.job_file(sources[name], folders[name]), ["workers.gpus=1"]) for name in names}
+def share(here: Any, head: str, wait_until: Any, images: dict[str, int]) -> tuple[Cluster, str, dict[str, Path]]:
+    """A second job comes while a first has the whole cluster, and is done before the first; where the first is."""
+    folders = {name: here.folder / f"run-{name}" for name in images}
+    sources = {name: here.images(name, [f"{i:03d}-slow@compute-{i}" for i in range(n)]) for name, n in images.items()}
+    jobs = {name: load_job(here.job_file(sources[name], folders[name]), ["workers.gpus=1"]) for name in images}
     cluster = Cluster(head)
-
     first, _ = cluster.submit(jobs["first"], ["--allow-code"])
     wait_until(lambda: len(events(folders["first"], "worker_ready")) == 2)  # it has both GPUs
     second, fresh = cluster.submit(jobs["second"], ["--allow-code"])
     assert fresh and cluster.submit(jobs["second"]) == (second, False), "under way: not begun a second time"
     log: list[str] = []
-    for submission in (second, first):
-        assert cluster.follow(submission, log.append) == Ending(0), "".join(log)
+    assert cluster.follow(second, log.append) == Ending(0), "".join(log)
+    assert f"{images['second']} of {images['second']} outputs made" in "".join(log)
+    assert cluster.running(jobs["first"]) == first, "the second did not wait for the first to end"
+    assert len(events(folders["first"], "worker_let_go")) == 1
+    began = events(folders["second"], "worker_ready")[0]["time"]
+    wait_until(lambda: events(folders["first"], "committed")[-1]["time"] > began)  # which went on meanwhile
+    return cluster, first, folders
 
-    assert events(folders["first"], "worker_let_go"), "it gave one up"
-    [came] = events(folders["second"], "worker_ready")[:1]
-    assert came["time"] < events(folders["first"], "committed")[-1]["time"], "before the first was done"
+
+def test_a_second_job_gets_its_part_of_a_cluster_that_a_first_has(here: Any, head: str, wait_until: Any) -> None:
+    cluster, first, folders = share(here, head, wait_until, {"first": 800, "second": 8})
+    cluster.stop(first)
+    assert cluster.follow(first, lambda text: None).exit_code == 130
+    assert verify(open_store(str(folders["second"]))).faults == []
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_two_jobs_share_a_cluster_and_both_finish(here: Any, head: str, wait_until: Any) -> None:
+    images = {"first": 900, "second": 40}
+    cluster, first, folders = share(here, head, wait_until, images)
+    wait_until(lambda: len(events(folders["first"], "worker_ready")) == 3)  # it took up again what was free
+    assert cluster.follow(first, lambda text: None) == Ending(0)
     for name, folder in folders.items():
         store = open_store(str(folder))
-        assert read_status(store).outputs == names[name] and verify(store).faults == []
+        assert read_status(store).outputs == images[name] and verify(store).faults == []
 
 
 def test_gpus_that_do_not_come_are_waited_for_as_told(here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,6 +82,17 @@ def test_gpus_that_do_not_come_are_waited_for_as_told(here: Any, monkeypatch: py
     with pytest.raises(RunStopped, match=r"no room yet for a worker.*3 GPUs \(0 in the cluster, 0 free\)") as caught:
         run(job, job_yaml=dump_job(job.config), console=Console(file=said, width=200))
     assert caught.value.exit_code == 4 and said.getvalue().count("no room yet") >= 2
+
+
+def test_a_worker_for_whom_nothing_is_left_is_let_go(here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    look_at_device = pipeline.run.probe
+    monkeypatch.setattr(pipeline.run, "probe", lambda *asked: (look_at_device(*asked)[0], 0.0, 1))  # so two have room
+    source = here.images("source", [f"{i:03d}-slow@compute-{i}" for i in range(80)])
+    job = here.job(source, here.folder / "run")
+    assert here.run(job).counts.ok == 80
+    happened = [e["event"] for e in events(here.folder / "run", "worker_ready", "worker_let_go", "committed")]
+    assert happened.count("worker_ready") == 2 and happened.count("worker_let_go") == 1
+    assert happened.index("worker_let_go") < len(happened) - 1, "while the other was still at work"
 
 
 def test_a_local_output_that_a_node_does_not_see_is_refused(here: Any) -> None:
