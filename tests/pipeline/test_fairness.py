@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.fairness import Demand, allowed_workers, fair_shares
@@ -63,6 +63,7 @@ def settle(room: int, runs: dict[str, Run]) -> None:
     raise AssertionError(f"never settles: {runs}")
 
 
+@settings(deadline=None)
 @given(
     room=st.integers(0, 12),
     wishes=st.lists(st.tuples(st.one_of(st.none(), st.integers(1, 16)), st.integers(1, 16)), min_size=1, max_size=5),
