@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from jobs.spec import load_job
+from jobs.submit import Cluster
 from workers.storage import open_store
 
 
@@ -16,10 +18,35 @@ def parts(run: Path) -> int:
     return len(list(run.glob("manifest/*/*.parquet")))
 
 
-def stop_and_go_on(here: Any, head: str, wait_until: Any, images: int, stops: int) -> None:
-    """A job that is stopped so many times while it is at work, and sent again each time."""
-    source = here.images("source", [f"{i:03d}-slow@compute-{i}" for i in range(images)])
-    run = here.folder / "run"
+def slow(here: Any, images: int) -> Path:
+    """A source of pictures that take a fifth of a second each."""
+    return here.images("source", [f"{i:03d}-slow@compute-{i}" for i in range(images)])
+
+
+def last_exit_code(run: Path) -> int:
+    return json.loads((run / "run.json").read_text())["sessions"][-1]["exit_code"]
+
+
+def test_a_job_is_submitted_stopped_and_goes_on_when_submitted_again(here: Any, head: str, wait_until: Any) -> None:
+    source, run = slow(here, 60), here.folder / "run"
+    submit = here.command(source, run)
+    submit.arguments = ["submit", *submit.arguments[1:], "--address", head, "--set", "workers.gpus=0"]
+    cluster, config = Cluster(head), load_job(here.job_file(source, run), ["workers.gpus=0"])
+    submission, _ = cluster.submit(config, ["--allow-code"])
+    wait_until(lambda: parts(run) > 0)
+    cluster.stop(submission)
+    log: list[str] = []
+    assert cluster.follow(submission, log.append).exit_code == 130
+    assert "Interrupted." in "".join(log) and last_exit_code(run) == 130 and 0 < parts(run) < 15
+    code, out, err = submit.run()
+    assert code == 0 and "60 of 60 outputs made" in out and f"{submission[:-1]}2 is submitted" in err, out + err
+    here.check("Ray job stopped", 1, source, open_store(str(run)))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_job_that_is_left_and_stopped_again_and_again(here: Any, head: str, wait_until: Any) -> None:
+    source, run, stops = slow(here, 900), here.folder / "run", 3
     submit = here.command(source, run)
     submit.arguments = ["submit", *submit.arguments[1:], "--address", head, "--set", "workers.gpus=0"]
     for number in range(1, stops + 1):
@@ -30,20 +57,13 @@ def stop_and_go_on(here: Any, head: str, wait_until: Any, images: int, stops: in
         _, err = following.communicate(timeout=60)
         assert following.returncode == 130 and f"-{number} is submitted" in err, err
         assert "The job goes on." in err and "--stop" in err, err
+        code, _, err = submit.run("--no-wait")
+        assert code == 0 and f"-{number} is under way already" in err, err
         code, out, err = submit.run("--stop")
-        assert code == 0 and "Stopping pixgrad-" in err, err
-        assert "Interrupted." in out, out
-        assert json.loads((run / "run.json").read_text())["sessions"][-1]["exit_code"] == 130
-    code, out, err = submit.run()
-    assert code == 0 and f"{images} of {images} outputs made" in out, out + err
-    here.check("Ray job stopped", stops, source, open_store(str(run)))
-
-
-def test_a_job_is_submitted_stopped_and_goes_on_when_submitted_again(here: Any, head: str, wait_until: Any) -> None:
-    stop_and_go_on(here, head, wait_until, images=24, stops=1)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(600)
-def test_a_job_that_is_stopped_again_and_again(here: Any, head: str, wait_until: Any) -> None:
-    stop_and_go_on(here, head, wait_until, images=100, stops=4)
+        assert code == 0 and "Interrupted." in out and "Stopping pixgrad-" in err, out + err
+        assert last_exit_code(run) == 130
+    code, out, err = submit.run("--stop")
+    assert code == 2 and err.startswith("No job of the run at ") and not out
+    code, out, err = submit.run(timeout=400)
+    assert code == 0 and "900 of 900 outputs made" in out, out + err
+    here.check("Ray job left, then stopped", stops, source, open_store(str(run)))
