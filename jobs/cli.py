@@ -18,6 +18,7 @@ from rich.table import Table
 from workers.errors import PixgradError
 
 if TYPE_CHECKING:
+    from jobs.submit import Cluster
     from pipeline.prepare import PreparedJob
     from pipeline.run import Outcome
     from workers.storage import Store
@@ -38,6 +39,7 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a key of the job file; repeatable."),
 ]
 CodeOption = Annotated[bool, typer.Option("--allow-code", help="Let the job import a model of your own.")]
+ExtendOption = Annotated[bool, typer.Option("--extend", help="Take in what was added to the source.")]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The run's folder or prefix.")]
 
 out = Console(soft_wrap=True, highlight=False)
@@ -66,7 +68,7 @@ def run(
     job: JobArgument,
     set_: SetOption = None,
     allow_code: CodeOption = False,
-    extend: Annotated[bool, typer.Option("--extend", help="Take in what was added to the source.")] = False,
+    extend: ExtendOption = False,
 ) -> None:
     """Run a job, or go on with it: the same command resumes. Ray is embedded, or the cluster at RAY_ADDRESS."""
     from jobs.spec import dump_job, prepare_job
@@ -85,6 +87,59 @@ def retry(run: RunArgument, set_: SetOption = None, allow_code: CodeOption = Fal
 
     prepared = recall_job(open_store(run), set_ or [], allow_code=allow_code)
     _tell(prepared, lambda: retry_run(prepared, job_yaml=dump_job(prepared.config), console=err))
+
+
+@app.command()
+def submit(
+    job: JobArgument,
+    address: Annotated[
+        str, typer.Option("--address", metavar="URL", envvar="RAY_API_SERVER_ADDRESS", help="The Ray dashboard's URL.")
+    ],
+    set_: SetOption = None,
+    allow_code: CodeOption = False,
+    extend: ExtendOption = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the log until the job ends.")] = True,
+    stop: Annotated[bool, typer.Option("--stop", help="Stop the job: it commits what it can first.")] = False,
+    shared_paths: Annotated[
+        bool, typer.Option("--shared-paths", help="Every node has the job's local paths, as this machine does.")
+    ] = False,
+    installed: Annotated[
+        bool, typer.Option("--installed", help="Run the pixgrad that the cluster has, not this one.")
+    ] = False,
+) -> None:
+    """Run a job on a cluster, through Ray Jobs, or go on with it: the same command follows or resumes."""
+    from jobs.spec import load_job
+    from jobs.submit import Cluster, SubmitError
+
+    config = load_job(job, set_ or [])
+    cluster = Cluster(address)
+    if stop:
+        submission = cluster.running(config)
+        if submission is None:
+            raise SubmitError(f"No job of the run at {config.output} is under way at {address}.")
+        cluster.stop(submission)
+        err.print(f"Stopping {submission}.", markup=False)
+    else:
+        options = [*["--allow-code"] * allow_code, *["--extend"] * extend]
+        submission, fresh = cluster.submit(config, options, shared_paths=shared_paths, installed=installed)
+        err.print(f"{submission} {'is submitted' if fresh else 'is under way already'}.", markup=False)
+    if wait:
+        _follow(cluster, submission, stopping=stop)
+
+
+def _follow(cluster: Cluster, submission: str, *, stopping: bool) -> None:
+    """Show a job's log; the process ends with the job's exit code, or with 0 once a job is stopped as asked."""
+    try:
+        ending = cluster.follow(submission, lambda text: print(text, end="", flush=True))
+    except KeyboardInterrupt:
+        again = shlex.join(["pixgrad", *sys.argv[1:]])
+        err.print(f"\nThe job goes on. To follow it: {again}\nTo stop it:  {again} --stop", markup=False)
+        raise typer.Exit(130) from None
+    if ending.sentence:
+        err.print(ending.sentence, markup=False)
+    if ending.exit_code in (4, 130) and not stopping:
+        err.print(f"To go on: {shlex.join(['pixgrad', *sys.argv[1:]])}", markup=False)
+    raise typer.Exit(0 if stopping and ending.exit_code == 130 else ending.exit_code)
 
 
 @app.command()
@@ -257,7 +312,7 @@ def _tell(job: PreparedJob, work: Callable[[], Outcome]) -> None:
     try:
         outcome = work()
     except PixgradError as error:
-        if error.exit_code in (4, 130):
+        if error.exit_code in (4, 130) and "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # else `submit` says it
             err.print(f"To go on: {shlex.join(['pixgrad', *sys.argv[1:]])}", markup=False)
         raise
     counts, place = outcome.counts, job.store.url

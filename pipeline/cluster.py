@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -17,9 +20,13 @@ os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # an attempt that is 
 
 import ray
 from ray import exceptions as ray_errors
+from ray._private import state as ray_state
 from ray._private import worker as ray_worker
+from ray.core.generated.gcs_pb2 import ActorTableData  # pyright: ignore[reportAttributeAccessIssue]
 
-from workers.actor import DeviceFacts, probe_device
+from pipeline.fairness import Demand
+from pipeline.patience import Patience
+from workers.actor import DeviceFacts, remote_probe
 from workers.errors import PixgradError, first_line
 
 
@@ -36,6 +43,7 @@ class Resources:
     """What one worker takes, how many attempts are on it at a time, and how many workers there may be.
 
     CPUs are also its threads. `timeout`: seconds without any progress after which a worker at work counts as hung.
+    `wait`: seconds to wait for a cluster that has no room for a single worker, None: as long as it takes.
     """
 
     cpus: int
@@ -44,6 +52,68 @@ class Resources:
     min_workers: int
     max_workers: int | None
     timeout: float
+    wait: float | None = None
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """A cluster as a run sees it at a moment.
+
+    `room` is for so many workers of the run, whoever has it now, on nodes that stay; `draining` are the nodes that are
+    to go away soon. `mine` and `others` are what this Ray job and each other one hold and ask for.
+    """
+
+    room: int
+    draining: frozenset[str]
+    job: str
+    mine: Demand
+    others: Mapping[str, Demand]
+
+    @property
+    def lacks_room(self) -> bool:
+        """Whether workers are asked for and not a single one has a place."""
+        return bool(self.mine.waiting) and not self.mine.held
+
+
+def look(cpus: float, gpus: float) -> Outlook:
+    """See how the cluster stands to workers of so many CPUs and GPUs."""
+    draining = draining_nodes()
+    nodes = [n["Resources"] for n in ray.nodes() if n["Alive"] and n["NodeID"] not in draining]
+    demands = _demands("GPU" if gpus else "CPU", gpus or cpus or 1)
+    job = ray.get_runtime_context().get_job_id()
+    mine = demands.pop(job, Demand())
+    return Outlook(sum(_fits(node, cpus, gpus) for node in nodes), draining, job, mine, demands)
+
+
+def draining_nodes() -> frozenset[str]:
+    """The nodes that were given notice, by a spot market or an autoscaler: they are to go away soon."""
+    return frozenset(ray_state.state.get_draining_nodes())
+
+
+def _fits(node: Mapping[str, float], cpus: float, gpus: float) -> int:
+    per_kind = [node.get(kind, 0) // amount for kind, amount in (("CPU", cpus), ("GPU", gpus)) if amount]
+    return int(min(per_kind, default=0))
+
+
+def _demands(kind: str, each: float) -> dict[str, Demand]:
+    """What the actors of each Ray job hold and wait for of a resource, in multiples of `each`."""
+    accessor = ray_state.state._connect_and_get_accessor()
+    found: dict[str, Demand] = {}
+    for state, waits in (("ALIVE", False), ("PENDING_CREATION", True)):
+        for row in accessor.get_actor_table(None, state):
+            actor = ActorTableData.FromString(row)
+            amount = actor.required_resources.get(kind, 0) / each
+            before = found.setdefault(actor.job_id.hex(), Demand())
+            found[actor.job_id.hex()] = Demand(before.held + amount * (not waits), before.waiting + amount * waits)
+    return found
+
+
+def no_room(cpus: float, gpus: float) -> str:
+    """A sentence about a cluster that has no room for a worker."""
+    free = ray.available_resources()
+    gpus_free = f"{gpus:g} GPUs ({ray.cluster_resources().get('GPU', 0):g} in the cluster, {free.get('GPU', 0):g} free)"
+    wanted = f"{cpus:g} CPUs" + (f" and {gpus_free}" if gpus else "")
+    return f"The cluster has no room yet for a worker of {wanted}."
 
 
 @contextmanager
@@ -76,10 +146,17 @@ def cluster() -> Iterator[None]:
             ray.shutdown()
 
 
-def probe(gpus: float | None) -> tuple[DeviceFacts, float, int]:
+def probe(
+    gpus: float | None,
+    wait: float | None = None,
+    stop: threading.Event | None = None,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> tuple[DeviceFacts, float, int]:
     """The device that workers will have, the GPUs and the CPUs of one worker.
 
-    `gpus` None: one GPU if the cluster has any. Raises RunStopped if GPUs are asked for that the cluster can't have.
+    `gpus` None: one GPU if the cluster has any. Where they are taken, or come later, it waits for `wait` seconds (None:
+    as long as it takes), says so with `say`, and ends when `stop` is set. Raises RunStopped if GPUs are asked for that
+    the cluster can't have, or that don't come.
     """
     total = ray.cluster_resources()
     wanted = (1.0 if total.get("GPU", 0) else 0.0) if gpus is None else gpus
@@ -87,16 +164,32 @@ def probe(gpus: float | None) -> tuple[DeviceFacts, float, int]:
         raise RunStopped(f"workers.gpus asks for {wanted:g} GPUs and this machine has none; set it to 0 or auto.", 2)
     if not wanted and not total.get("CPU", 0):
         raise RunStopped("The cluster has no CPUs, and no GPUs yet: set workers.gpus to 1 and workers.max.", 2)
-    remote = ray.remote(num_cpus=0, num_gpus=wanted, max_retries=2)(probe_device)
+    prober = remote_probe().options(num_cpus=0, num_gpus=wanted).remote()
     try:
-        facts = ray.get(remote.remote())
+        facts = _await_room(prober.device.remote(), wanted, Patience(wait), stop or threading.Event(), say)
     except ray_errors.RayError as error:
         raise RunStopped(f"A worker can't look at its device: {first_line(error)}", 4) from None
+    finally:
+        ray.kill(prober)
     nodes = [n["Resources"] for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0)]
     if wanted:
         shares = [int(n["CPU"] // max(1, n["GPU"] / wanted)) for n in nodes if n.get("GPU", 0)]
         return facts, wanted, max(1, min([8, *shares]))
     return facts, 0.0, max(1, min([4, *(int(n["CPU"]) for n in nodes)]))
+
+
+def _await_room(
+    answer: Any, gpus: float, patience: Patience, stop: threading.Event, say: Callable[[str], None]
+) -> DeviceFacts:
+    while not ray.wait([answer], timeout=0.5)[0]:
+        now = time.monotonic()
+        if stop.is_set():
+            raise RunStopped("Interrupted.", 130)
+        if patience.is_over(look(0, gpus).lacks_room, now):
+            raise RunStopped(no_room(0, gpus), 4)
+        if patience.is_time_to_say(now):
+            say(no_room(0, gpus))
+    return ray.get(answer)
 
 
 def check_room(resources: Resources) -> None:

@@ -42,6 +42,9 @@ class WorkerParams(Params):
     gpus: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(default="auto", description="GPUs an actor; 0: CPU")
     batch: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(default="auto", description="images computed together")
     timeout: float = Field(default=300, gt=0, description="seconds without any progress after which a worker is hung")
+    wait: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="seconds to wait for a cluster without room for a worker; null: as long as it takes"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> WorkerParams:

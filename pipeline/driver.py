@@ -6,6 +6,7 @@ The driver holds little: the policy's open units, the streams of running attempt
 from __future__ import annotations
 
 import math
+import os
 import secrets
 import shutil
 import threading
@@ -22,8 +23,10 @@ from ray import exceptions as ray_errors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import committer
-from pipeline.cluster import Resources, RunStopped
+from pipeline.cluster import Resources, RunStopped, draining_nodes, look, no_room
 from pipeline.committer import Committer, pause_after
+from pipeline.fairness import allowed_workers
+from pipeline.patience import Patience
 from pipeline.plan import Feed, Unit
 from pipeline.policy import Action, Commit, Policy, Task
 from workers.actor import CONCURRENT_ATTEMPTS, Birth, Pulse, StartError, remote_actor
@@ -31,7 +34,7 @@ from workers.errors import OutOfMemoryError, PixgradError, first_line
 from workers.recorder import OutputIndex, read_recorder
 from workers.records import Acked, Attempt, Event, Piece, Started, encode_rows, failed_row, row_identity, row_schema
 from workers.setup import WorkerSetup
-from workers.storage import StorageError, Store
+from workers.storage import StorageError, Store, is_remote, read_bytes
 
 DEATHS = (
     ray_errors.RayActorError,
@@ -45,6 +48,9 @@ START_FAILURES = 3
 
 START_DEATHS = 10
 """As many that may die while they start: somebody may kill them, or take their nodes away."""
+
+LOOK_SECONDS = 5.0
+"""How often the driver looks at the cluster: nodes come and go, and so do other jobs."""
 
 PULSE_SECONDS = 5.0
 """How often a worker at work is asked how far it has got."""
@@ -81,12 +87,16 @@ class Listener(Protocol):
 
 @dataclass
 class _Worker:
-    """A worker: `moved` is when it last got on, `asked` when its pulse was last asked for (of a monotonic clock)."""
+    """A worker: `moved` is when it last got on, `asked` when its pulse was last asked for (of a monotonic clock).
+
+    One that is `leaving` gets no more tasks, and is let go once it has done those it has.
+    """
 
     name: str
     actor: Any
     birth: Birth | None = None
     attempts: int = 0
+    leaving: bool = False
     moved: float = 0.0
     asked: float = 0.0
     pulse: Pulse | None = None
@@ -129,6 +139,7 @@ class Driver:
         """`actor` gives Ray's class of workers, with the methods of `WorkerActor`."""
         self._setup = setup
         self._weights = ray.put(weights)
+        self._pictures = _put_pictures(setup) if "RAY_ADDRESS" in os.environ else {}
         self._resources = resources
         self._feed = feed
         self._listener = listener
@@ -147,7 +158,9 @@ class Driver:
         self._store_failures = 0
         self._store_failing_since: float | None = None
         self._paused_until = 0.0
-        self._room = (0, 0.0)
+        self._outlook = look(resources.cpus, resources.gpus)
+        self._looked = time.monotonic()
+        self._patience = Patience(resources.wait)
         self._seconds_each: float | None = None
 
     def run(self, stop: threading.Event, superseded: threading.Event | None = None) -> None:
@@ -163,8 +176,9 @@ class Driver:
                 if stop.is_set():
                     self._drain()
                     raise RunStopped("Interrupted.", 130)
+                self._look_around()
                 self._take_units()
-                self._start_workers()
+                self._adjust_workers()
                 self._assign()
                 self._wait(timeout=0.5)
                 self._feel_pulses()
@@ -188,30 +202,64 @@ class Driver:
             self._open[unit.id] = _Open(unit)
             self._policy.add(unit.id, unit.indices)
 
-    def _start_workers(self) -> None:
-        alive = len(self._workers) + len(self._starting)
-        target = max(self._resources.min_workers, min(self._wanted(), len(self._open)))
-        for _ in range(target - alive):
-            self._workers_made += 1
-            worker = _Worker(f"worker-{self._workers_made}", self._actor.remote(self._setup))
-            self._starting[worker.actor.start.remote(self._weights)] = worker
+    def _look_around(self) -> None:
+        now = time.monotonic()
+        if now - self._looked > LOOK_SECONDS:
+            self._looked = now
+            self._outlook = look(self._resources.cpus, self._resources.gpus)
+        lacking = not self._workers and bool(self._starting) and self._outlook.lacks_room
+        if self._patience.is_over(lacking, now):
+            raise RunStopped(no_room(self._resources.cpus, self._resources.gpus), 4)
+        if self._patience.is_time_to_say(now):
+            self._listener.event("no_room", sentence=no_room(self._resources.cpus, self._resources.gpus))
+
+    def _adjust_workers(self) -> None:
+        """Start workers that are wanted; let those go that are not, or whose nodes go away, once they are done."""
+        draining = self._outlook.draining
+        staying = [w for w in self._workers.values() if w.birth and w.birth.node not in draining]
+        staying.sort(key=lambda w: (w.leaving, -w.attempts))  # who is leaving already, or idle, goes first
+        target = self._target(sum(w.attempts > 0 for w in staying))
+        kept = {w.name for w in staying[:target]}
+        for worker in self._workers.values():
+            worker.leaving = worker.name not in kept
+        for _ in range(target - len(kept) - len(self._starting)):
+            self._start_worker()
+        for ref, worker in list(self._starting.items())[max(0, target - len(kept)) :]:
+            del self._starting[ref]
+            ray.kill(worker.actor)
+        for worker in [w for w in self._workers.values() if w.leaving and not w.attempts]:
+            self._let_go(worker)
+
+    def _target(self, busy: int) -> int:
+        """How many workers there should be, of whom so many are at work."""
+        useful = busy + self._policy.waiting
+        if self._feed.listing:  # a listing that pauses is no reason to let anybody go
+            useful = max(useful, len(self._workers) + len(self._starting))
+        return max(self._resources.min_workers, min(self._wanted(), useful))
+
+    def _start_worker(self) -> None:
+        self._workers_made += 1
+        worker = _Worker(f"worker-{self._workers_made}", self._actor.remote(self._setup, self._pictures))
+        self._starting[worker.actor.start.remote(self._weights)] = worker
+
+    def _let_go(self, worker: _Worker) -> None:
+        assert worker.birth is not None
+        del self._workers[worker.name]
+        ray.kill(worker.actor)
+        self._policy.lost(worker.name)
+        self._forget(worker)
+        self._listener.event("worker_let_go", worker=worker.name, draining=worker.birth.node in self._outlook.draining)
 
     def _wanted(self) -> int:
         """Workers wanted: the most allowed, so that an autoscaler sees it, or what the cluster now has room for."""
-        if self._resources.max_workers is not None:
-            return self._resources.max_workers
-        room, asked = self._room
-        if time.monotonic() - asked > 5:  # nodes come and go
-            total, mine = ray.cluster_resources(), self._resources
-            room = int(total.get("GPU", 0) // mine.gpus if mine.gpus else total.get("CPU", 0) // mine.cpus)
-            self._room = (room, time.monotonic())
-        return max(1, room)
+        outlook = self._outlook
+        return allowed_workers(self._resources.max_workers, outlook.room, outlook.job, outlook.others)
 
     def _assign(self) -> None:
         if time.monotonic() < self._paused_until:
             return
         for worker in list(self._workers.values()):
-            while task := self._policy.assign(worker.name, self._task_size()):
+            while not worker.leaving and (task := self._policy.assign(worker.name, self._task_size())):
                 if not worker.attempts:
                     worker.moved = time.monotonic()
                 worker.attempts += 1
@@ -353,7 +401,7 @@ class Driver:
             return
         ray.kill(worker.actor)  # it may only have been out of reach
         self._read_to_the_end(worker)
-        lost = worker.birth is None or worker.birth.node not in _nodes_alive()
+        lost = worker.birth is None or _went_away(worker.birth.node, error)
         cause = "out_of_memory" if isinstance(error, ray_errors.OutOfMemoryError) else "worker_died"
         self._listener.event("worker_lost" if lost else cause, worker=worker.name, error=first_line(error))
         if lost:
@@ -475,8 +523,17 @@ _QUARANTINE_SENTENCES = {
 }
 
 
-def _nodes_alive() -> set[str]:
-    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+def _put_pictures(setup: WorkerSetup) -> dict[str, Any]:
+    """The job's local images in Ray's object store, for nodes that share no disk with the driver."""
+    pictures = [picture for picture in [*setup.styles, *setup.guides] if picture and not is_remote(picture.uri)]
+    return {picture.uri: ray.put(read_bytes(picture.uri)) for picture in pictures}
+
+
+def _went_away(node: str, error: Exception) -> bool:
+    """Whether a worker died with its node, or on one that was to go away: its outputs have nothing to do with it."""
+    if getattr(error, "preempted", False) or node in draining_nodes():
+        return True
+    return node not in {each["NodeID"] for each in ray.nodes() if each["Alive"]}
 
 
 def _add(total: dict[str, Any], more: Mapping[str, Any]) -> None:

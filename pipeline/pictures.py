@@ -28,7 +28,7 @@ def find_pictures(patterns: Sequence[str], images: ImageParams) -> list[Picture]
     Names are the files' without ending; where two are the same, a piece of the content's hash follows.
     Raises PictureError for a pattern that finds nothing and for an image that can't be read or decoded; StorageError.
     """
-    uris = list(dict.fromkeys(uri for pattern in patterns for uri in _expand(pattern)))
+    uris = list(dict.fromkeys(uri for pattern in patterns for uri in expand(pattern)))
     found: dict[tuple[str, str], str] = {}
     for uri in uris:
         found.setdefault((PurePosixPath(uri).stem, _checked_hash(uri, images)), uri)  # a copy elsewhere is the same
@@ -39,7 +39,8 @@ def find_pictures(patterns: Sequence[str], images: ImageParams) -> list[Picture]
     ]
 
 
-def _expand(pattern: str) -> Iterator[str]:
+def expand(pattern: str) -> Iterator[str]:
+    """The images that one file, glob, folder or URI names, in order. Raises SourceError, PictureError, StorageError."""
     root, names = find_files(pattern)
     for name in names:
         if suffix(name) in IMAGE_SUFFIXES:

@@ -95,7 +95,7 @@ class PreparedJob:
 
 def prepare(config: JobConfig, *, allow_code: bool = False) -> PreparedJob:
     """Look everything up. Raises PixgradError (ModelError, SourceError, JobError, ...) with what is wrong."""
-    config = _with_absolute_paths(config)
+    config = with_absolute_paths(config)
     with _at("source"):
         source = open_source(config.source, reserved=reserved_columns(config.task) | RESERVED, exclude=config.output)
     _check_job(config, source)
@@ -121,7 +121,7 @@ def prepare(config: JobConfig, *, allow_code: bool = False) -> PreparedJob:
     return job
 
 
-def _with_absolute_paths(config: JobConfig) -> JobConfig:
+def with_absolute_paths(config: JobConfig) -> JobConfig:
     """The job as it means the same from any folder."""
     model, section = config.model, config.section
     if is_file(model.weights):

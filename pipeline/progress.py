@@ -72,6 +72,10 @@ class Display(Protocol):
         """The tally as it is now."""
         ...
 
+    def say(self, sentence: str) -> None:
+        """Something that people should know now."""
+        ...
+
     def close(self) -> None:
         """Nothing more to show."""
         ...
@@ -89,6 +93,10 @@ class Lines:
         if final or time.monotonic() - self._last >= LINE_EVERY:
             self._last = time.monotonic()
             self._console.print(_sentence(tally), highlight=False, markup=False, soft_wrap=True)
+
+    def say(self, sentence: str) -> None:
+        """Print it as a line of its own."""
+        self._console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         """Nothing to tidy up."""
@@ -108,6 +116,10 @@ class Bar:
     def show(self, tally: Tally, *, final: bool = False) -> None:
         """Redraw."""
         self._bar.update(self._task, total=tally.total or None, completed=tally.done, text=_sentence(tally))
+
+    def say(self, sentence: str) -> None:
+        """Print it above the bar."""
+        self._bar.console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         """Leave the last state on the screen."""
@@ -159,8 +171,10 @@ class Monitor:
         self._display = display
 
     def event(self, name: str, **facts: Any) -> None:
-        """Log an event."""
+        """Log an event; the sentence of one that has it is for people, too."""
         self._log.add(name, facts)
+        if "sentence" in facts:
+            self._display.say(facts["sentence"])
 
     def acked(self, outputs: int) -> None:
         """Outputs were processed."""

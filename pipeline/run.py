@@ -130,7 +130,7 @@ def _session(job: PreparedJob, find_work: Callable[[], Work | None], job_yaml: s
                 facts, counts = before, write_manifest(job.store)
         else:
             with cluster(), stop_on_signals() as stop:
-                fixed = Fixed.from_dict(before["fixed"]) if before else _fix(job)
+                fixed = Fixed.from_dict(before["fixed"]) if before else _fix(job, stop, console)
                 facts = _begin(job, fixed, before, job_yaml, work.round)
                 _drive(job, fixed, work, tenure, stop, console)
                 counts = write_manifest(job.store)
@@ -153,9 +153,10 @@ def _all_committed(job: PreparedJob) -> bool:
     return bool(chunks) and chunks[-1].final and len(committed_units(job.store, 0)) == planned_units(chunks)
 
 
-def _fix(job: PreparedJob) -> Fixed:
+def _fix(job: PreparedJob, stop: threading.Event, console: Console) -> Fixed:
     workers = job.config.workers
-    facts, gpus, cpus = probe(None if workers.gpus == "auto" else workers.gpus)
+    asked = None if workers.gpus == "auto" else workers.gpus
+    facts, gpus, cpus = probe(asked, workers.wait, stop, lambda sentence: console.print(sentence, markup=False))
     precision = job.config.precision
     if precision == "auto":
         precision = "bf16" if facts.bf16 and job.config.task != "attribution" else "fp32"
@@ -263,6 +264,7 @@ def worker_resources(config: JobConfig, fixed: Fixed) -> Resources:
         min_workers=workers.min,
         max_workers=None if workers.max == "auto" else workers.max,
         timeout=workers.timeout,
+        wait=workers.wait,
     )
 
 

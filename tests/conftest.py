@@ -6,7 +6,13 @@ import logging
 import os
 import runpy
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 import tempfile
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -122,6 +128,52 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens at."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def head() -> Iterator[str]:
+    """A cluster on loopback, of one node with two CPUs and two GPUs that aren't there; gives its dashboard's URL."""
+    dashboard = free_port()
+    with tempfile.TemporaryDirectory(prefix="head-") as folder:
+        options: dict[str, Any] = {"node-ip-address": "127.0.0.1", "port": free_port(), "temp-dir": folder}
+        options |= {"num-cpus": 2, "num-gpus": 2}
+        options |= {"dashboard-host": "127.0.0.1", "dashboard-port": dashboard}
+        options |= {"dashboard-agent-listen-port": free_port(), "object-store-memory": 100_000_000}
+        ray = Path(sys.executable).with_name("ray")
+        command = [str(ray), "start", "--head", "--block", *(f"--{name}={value}" for name, value in options.items())]
+        environment = os.environ | {
+            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+            "PATH": f"{ray.parent}:{os.environ['PATH']}",
+        }  # a job's `python` is this one
+        quiet = subprocess.DEVNULL
+        node = subprocess.Popen(command, start_new_session=True, env=environment, stdout=quiet, stderr=quiet)
+        try:
+            wait_for_jobs(f"http://127.0.0.1:{dashboard}")
+            yield f"http://127.0.0.1:{dashboard}"
+        finally:
+            node.send_signal(signal.SIGTERM)
+            try:
+                node.wait(30)
+            except subprocess.TimeoutExpired:
+                os.killpg(node.pid, signal.SIGKILL)
+
+
+def wait_for_jobs(dashboard: str) -> None:
+    """Until a head node that starts can take jobs."""
+    for _ in range(120):
+        try:
+            urllib.request.urlopen(f"{dashboard}/api/jobs/").close()
+            return
+        except OSError:
+            time.sleep(0.5)
+    raise TimeoutError(f"no head node came up at {dashboard}")
 
 
 @pytest.fixture(scope="module")

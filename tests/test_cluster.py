@@ -1,9 +1,15 @@
-"""cluster.yaml against Ray's own schema, and against the rest of the repository."""
+"""cluster.yaml against Ray's own schema, and it, the RayJob and the Dockerfile against the rest of the repository."""
 
 from __future__ import annotations
 
 import copy
+import http.server
+import os
+import shlex
+import subprocess
+import threading
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +20,11 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
 from ray.autoscaler.v2.utils import ResourceRequestUtil
+from ray.runtime_env import RuntimeEnv
+from ray.scripts.scripts import drain_node
+
+from jobs.spec import load_job
+from jobs.submit import STOP_SECONDS, entrypoint
 
 ROOT = Path(__file__).parents[1]
 GPU_GROUPS = ("gpu_spot", "gpu_on_demand")
@@ -106,3 +117,114 @@ def test_what_the_nodes_install_is_pinned(cluster: dict[str, Any]) -> None:
 
 def test_only_a_release_and_the_token_travel(cluster: dict[str, Any]) -> None:
     assert set(cluster["file_mounts"].values()) == {"dist", "~/.ray/auth_token"}
+
+
+# --- a spot node's notice
+
+RAY = '#!/bin/sh\necho "$RAY_AUTH_MODE $*" > "$SAID"\n'
+
+
+@pytest.fixture
+def metadata() -> Iterator[tuple[str, threading.Event]]:
+    """What a node of AWS finds at its own address, on loopback; the event is the notice."""
+    notice = threading.Event()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            self.answer(200, b"a token" if self.path == "/latest/api/token" else b"")
+
+        def do_GET(self) -> None:
+            known = self.headers["X-aws-ec2-metadata-token"] == "a token"
+            known = known and self.path == "/latest/meta-data/spot/instance-action"
+            self.answer(200 if known and notice.is_set() else 404, b"{}")
+
+        def answer(self, status: int, body: bytes) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_address[1]}", notice
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_spot_nodes_notice_is_handed_on_to_ray(
+    cluster: dict[str, Any], metadata: tuple[str, threading.Event], tmp_path: Path
+) -> None:
+    address, notice = metadata
+    (tmp_path / "ray").write_text(RAY)
+    (tmp_path / "ray").chmod(0o755)
+    command = cluster["worker_start_ray_commands"][-1]
+    assert command.count("169.254.169.254") == 1 and command.rstrip().endswith("&")
+    command = command.replace("169.254.169.254", address).replace("sleep 5", "sleep 0.1")
+    command = command.rstrip().removesuffix("&").replace("/tmp/spot_notice.log", str(tmp_path / "log"))
+    said = tmp_path / "said"
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "RAY_HEAD_IP": "10.0.0.1", "SAID": str(said)}
+    watch = subprocess.Popen(["bash", "-c", command], env=environment)
+    with pytest.raises(subprocess.TimeoutExpired):
+        watch.wait(1)
+    notice.set()
+    assert watch.wait(30) == 0
+    mode, name, *arguments = shlex.split(said.read_text().replace("spot notice", "'spot notice'"))
+    assert (mode, name) == ("token", "drain-node")
+    parsed = drain_node.make_context("drain-node", arguments)  # as Ray's own command line reads it
+    assert parsed.params["address"] == "10.0.0.1:6379" and parsed.params["deadline_remaining_seconds"] == 110
+
+
+# --- Kubernetes
+
+
+@pytest.fixture
+def documents() -> dict[str, dict[str, Any]]:
+    """The documents of rayjob.yaml by kind."""
+    text = (ROOT / "docs/cluster/rayjob.yaml").read_text()
+    return {document["kind"]: document for document in yaml.safe_load_all(text)}
+
+
+def test_the_rayjob_runs_our_command_on_a_job_that_is_one(documents: dict[str, Any], tmp_path: Path) -> None:
+    job, config = documents["RayJob"], documents["ConfigMap"]
+    assert job["apiVersion"] == "ray.io/v1"
+    head = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    [mount] = head["containers"][0]["volumeMounts"]
+    [volume] = head["volumes"]
+    assert volume["name"] == mount["name"] and volume["configMap"]["name"] == config["metadata"]["name"]
+    ours = entrypoint([], installed=True).replace("job.yaml", f"{mount['mountPath']}/job.yaml")
+    assert job["spec"]["entrypoint"] == ours
+    (tmp_path / "job.yaml").write_text(config["data"]["job.yaml"])
+    load_job(tmp_path / "job.yaml")
+
+
+def test_the_rayjob_can_drain_resume_and_leave_nothing_behind(documents: dict[str, Any]) -> None:
+    spec = documents["RayJob"]["spec"]
+    environment = RuntimeEnv(**yaml.safe_load(spec["runtimeEnvYAML"]))
+    assert environment["env_vars"] == {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
+    assert spec["shutdownAfterJobFinishes"] is True and spec["backoffLimit"] >= 1
+    assert spec["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+
+
+def test_the_rayjobs_gpus_come_from_zero_and_its_head_only_schedules(documents: dict[str, Any]) -> None:
+    cluster = documents["RayJob"]["spec"]["rayClusterSpec"]
+    assert cluster["enableInTreeAutoscaling"] and cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    most = yaml.safe_load(documents["ConfigMap"]["data"]["job.yaml"])["workers"]["max"]
+    for group in cluster["workerGroupSpecs"]:
+        assert group["replicas"] == group["minReplicas"] == 0 < group["maxReplicas"] <= most
+        [container] = group["template"]["spec"]["containers"]
+        assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+        assert container["resources"]["limits"] == container["resources"]["requests"]
+
+
+def test_the_image_is_pinned_as_the_rest(documents: dict[str, Any], cluster: dict[str, Any]) -> None:
+    dockerfile = (ROOT / "docs/cluster/Dockerfile").read_text()
+    release = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"\nFROM {cluster['docker']['worker_image']}\n" in dockerfile
+    assert dockerfile.count(f"pixgrad-{release}-py3-none-any.whl") == 2 and f"pixgrad:{release} dist" in dockerfile
+    spec = documents["RayJob"]["spec"]["rayClusterSpec"]
+    assert f"rayproject/ray:{spec['rayVersion']}-" in dockerfile
+    groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+    images = {each["template"]["spec"]["containers"][0]["image"] for each in groups}
+    assert images == {f"REGISTRY/pixgrad:{release}"}

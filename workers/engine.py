@@ -37,10 +37,14 @@ from workers.style import StyleTarget, style_target, stylise
 STYLES_CACHED = 256
 
 Step = Callable[[], None]
+Read = Callable[[str], bytes]
 
 
-def build_engine(setup: WorkerSetup, weights: NDArray[np.uint8]) -> Engine:
-    """The engine of a setup, with the network built from the weights' bytes. Raises ModelError."""
+def build_engine(setup: WorkerSetup, weights: NDArray[np.uint8], read: Read = read_bytes) -> Engine:
+    """The engine of a setup, with the network built from the weights' bytes; `read` gives the job's own images.
+
+    Raises ModelError.
+    """
     network = build_network(
         setup.model,
         weights,
@@ -49,7 +53,7 @@ def build_engine(setup: WorkerSetup, weights: NDArray[np.uint8]) -> Engine:
         categories=setup.categories,
         allow_code=setup.allow_code,
     )
-    return _ENGINES[setup.task](setup, network)
+    return _ENGINES[setup.task](setup, network, read)
 
 
 @dataclass(frozen=True)
@@ -83,9 +87,10 @@ class MapResult:
 class Engine(ABC):
     """Runs batches of one fixed shape a frame, so that no result depends on its company."""
 
-    def __init__(self, setup: WorkerSetup, network: Network):
+    def __init__(self, setup: WorkerSetup, network: Network, read: Read = read_bytes):
         self._setup = setup
         self._network = network
+        self._read = read
 
     def batch_size(self, frame: Frame) -> int:
         """Items in a batch of this frame."""
@@ -134,7 +139,7 @@ class Engine(ABC):
 
     def _picture(self, picture: Picture) -> Tensor:
         """An image that the job names: 1 x 3 x H x W, at the short side of the job's images."""
-        data = read_bytes(picture.uri)
+        data = self._read(picture.uri)
         if hashlib.sha256(data).hexdigest() != picture.sha256:
             raise ModelError(f"{picture.uri} changed since the run began; put the former file back.")
         pixels = decode(data, picture_params(self._setup.images)).pixels
@@ -169,8 +174,8 @@ def _to_pictures(images: Tensor) -> list[Pixels | ImageError]:
 class DreamEngine(Engine):
     """DeepDream."""
 
-    def __init__(self, setup: WorkerSetup, network: Network):
-        super().__init__(setup, network)
+    def __init__(self, setup: WorkerSetup, network: Network, read: Read = read_bytes):
+        super().__init__(setup, network, read)
         assert isinstance(setup.params, DeepDreamParams)
         self._params = setup.params
         network.prune(_dream_layers(setup.params))
@@ -212,8 +217,8 @@ def _dream_layers(params: DeepDreamParams) -> list[str]:
 class StyleEngine(Engine):
     """Neural style. The targets of a style are computed once and kept, the most recently used ones."""
 
-    def __init__(self, setup: WorkerSetup, network: Network):
-        super().__init__(setup, network)
+    def __init__(self, setup: WorkerSetup, network: Network, read: Read = read_bytes):
+        super().__init__(setup, network, read)
         assert isinstance(setup.params, StyleParams)
         assert setup.params.content_layers and setup.params.style_layers
         self._params = setup.params
@@ -262,8 +267,8 @@ def _unknown_style(item: Item) -> ImageError:
 class AttributionEngine(Engine):
     """Integrated gradients."""
 
-    def __init__(self, setup: WorkerSetup, network: Network):
-        super().__init__(setup, network)
+    def __init__(self, setup: WorkerSetup, network: Network, read: Read = read_bytes):
+        super().__init__(setup, network, read)
         assert isinstance(setup.params, AttributionParams)
         self._params = setup.params
 

@@ -19,7 +19,7 @@ from workers.setup import BatchPlan, WorkerSetup
 class FakeActor:
     """Answers every attempt at once, with one acknowledgement and the rows of the first attempt it had."""
 
-    def __init__(self, setup: WorkerSetup):
+    def __init__(self, setup: WorkerSetup, pictures: object = None):
         self._setup = setup
         self._recorder = Recorder()
         self._part: bytes | None = None

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -160,10 +161,15 @@ class Lab:
         assert report.faults == [], report.faults
         return found
 
-    def command(self, source: str | Path, output: str | Path, unit: int = 4, **environment: str) -> Command:
-        """`pixgrad run` for a process of its own, with an embedded Ray."""
+    def job_file(self, source: str | Path, output: str | Path, unit: int = 4) -> Path:
+        """The job as a file."""
         job = self.folder / f"job-{crc32(f'{source} {output}'.encode())}.yaml"
         job.write_text(JOB.format(source=source, output=output, unit=unit))
+        return job
+
+    def command(self, source: str | Path, output: str | Path, unit: int = 4, **environment: str) -> Command:
+        """`pixgrad run` for a process of its own, with an embedded Ray."""
+        job = self.job_file(source, output, unit)
         return Command(["run", str(job), "--allow-code"], {"FAULTS_FOLDER": str(self.folder), **environment})
 
 
@@ -187,6 +193,19 @@ class Command:
         out, err = process.communicate(timeout=timeout)
         assert "Traceback" not in err, err
         return process.returncode, out, err
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[..., None]:
+    """Wait until a condition holds, at most some seconds; else fail."""
+
+    def wait(condition: Callable[[], bool], seconds: float = 120) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert condition()
+
+    return wait
 
 
 def number(name: str) -> str:
