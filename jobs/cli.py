@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from jobs.options import CodeOption, JobArgument, RunArgument, SetOption, err, out, resumable
 from workers.errors import PixgradError
 
 if TYPE_CHECKING:
@@ -31,17 +31,6 @@ app = typer.Typer(
 )
 weights_app = typer.Typer(help="The networks' weights: what there is, and fetching them ahead of a run.")
 app.add_typer(weights_app, name="weights", no_args_is_help=True)
-
-JobArgument = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a key of the job file; repeatable."),
-]
-CodeOption = Annotated[bool, typer.Option("--allow-code", help="Let the job import a model of your own.")]
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The run's folder or prefix.")]
-
-out = Console(soft_wrap=True, highlight=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 def main() -> None:
@@ -254,12 +243,8 @@ def schema() -> None:
 
 def _tell(job: PreparedJob, work: Callable[[], Outcome]) -> None:
     """Do the work of a run and tell how it ended; the process ends with its exit code."""
-    try:
+    with resumable():
         outcome = work()
-    except PixgradError as error:
-        if error.exit_code in (4, 130):
-            err.print(f"To go on: {shlex.join(['pixgrad', *sys.argv[1:]])}", markup=False)
-        raise
     counts, place = outcome.counts, job.store.url
     out.print(f"{counts.ok} of {counts.outputs} outputs made, {counts.failed} failed.", markup=False)
     for code, count in counts.failures.items():
