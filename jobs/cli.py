@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from jobs.commands import app as shortcuts_app
 from jobs.options import CodeOption, JobArgument, RunArgument, SetOption, err, out, resumable
 from workers.errors import PixgradError
 
@@ -30,6 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 weights_app = typer.Typer(help="The networks' weights: what there is, and fetching them ahead of a run.")
+app.add_typer(shortcuts_app)
 app.add_typer(weights_app, name="weights", no_args_is_help=True)
 
 

@@ -33,5 +33,10 @@ def resumable() -> Iterator[None]:
         yield
     except PixgradError as error:
         if error.exit_code in (4, 130):
-            err.print(f"To go on: {shlex.join(['pixgrad', *sys.argv[1:]])}", markup=False)
+            err.print(f"To go on: {typed()}", markup=False)
         raise
+
+
+def typed() -> str:
+    """The command as it was typed."""
+    return shlex.join(["pixgrad", *sys.argv[1:]])

@@ -85,7 +85,7 @@ class Stage(Params):
 
     layers: Layers | None = Field(
         default=None,
-        description="names or {name: …, weight: …, channels: […]}; null: the network family's default, unless class is given",
+        description="names or {name: …, weight: …, channels: […]}; null: the family's default, unless class is given",
     )
     guide: str | None = Field(default=None, description="an image whose features are amplified")
     class_: ClassIndex | str | None = Field(
