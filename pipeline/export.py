@@ -35,12 +35,10 @@ def export(store: Store, destination: Path, *, class_tree: bool) -> int:
     """
     taken: set[int] = set()
     outputs = 0
-    for rows in latest_rows(store):
-        ok = [row for row in rows.to_pylist() if row["status"] == "ok"]
-        for row, files in _with_files(store, ok):
-            path = _unique(export_path(row, class_tree=class_tree), row["key"], taken)
-            _write(destination / path, files)
-            outputs += 1
+    for row, files in made_outputs(store):
+        path = _unique(export_path(row, class_tree=class_tree), row["key"], taken)
+        _write(destination / path, files)
+        outputs += 1
     return outputs
 
 
@@ -49,11 +47,17 @@ def export_picture(store: Store, path: Path) -> bool:
 
     JPEG and WebP are made from the PNG. Raises StorageError.
     """
-    ok = [row for rows in latest_rows(store) for row in rows.to_pylist() if row["status"] == "ok"]
-    for _, files in _with_files(store, ok):
-        ending = path.suffix.lower()
+    ending = path.suffix.lower()
+    for _, files in made_outputs(store):
         _write_file(path, files[ending[1:]] if ending in FILE_ENDINGS else _reencoded(files["png"], ending))
-    return bool(ok)
+        return True
+    return False
+
+
+def made_outputs(store: Store) -> Iterator[tuple[dict[str, Any], dict[str, bytes]]]:
+    """Every ok row, the latest of its output, with its files by extension (png, npy). Raises StorageError."""
+    for rows in latest_rows(store):
+        yield from _with_files(store, [row for row in rows.to_pylist() if row["status"] == "ok"])
 
 
 def _reencoded(png: bytes, ending: str) -> bytes:
