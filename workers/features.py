@@ -28,9 +28,10 @@ class Network(nn.Module):
     in place (the sum of a residual block, a functional ReLU).
 
     `name` is the model's, by which the layers that suit a task are known. `aliases` maps friendly layer names
-    (`relu4_2`) to module paths (`features.22`). `mean` and `std` are RGB in [0, 1]. `input_side` is a side in pixels that the network accepts. With `dtype` bfloat16 the network runs under autocast;
-    activations then come out as bfloat16. `categories` are the names of the classes, in order, if they are known;
-    `trace` is what the network does at `input_side`. Raises ModelError if it can't run on an image of that side.
+    (`relu4_2`) to module paths (`features.22`). `mean` and `std` are RGB in [0, 1]. `input_side` is a side in pixels
+    that the network accepts. With `dtype` bfloat16 the network runs under autocast; activations then come out as
+    bfloat16. `categories` are the names of the classes, in order, if they are known; `trace` is what the network does
+    at `input_side`. Raises ModelError if it can't run on an image of that side.
     """
 
     mean: Tensor
