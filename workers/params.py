@@ -27,6 +27,7 @@ def _layer_from_name(value: Any) -> Any:
 
 LayerRef = Annotated[Layer, BeforeValidator(_layer_from_name, json_schema_input_type=str | Layer)]
 Layers = Annotated[list[LayerRef], Field(min_length=1)]
+_LAYERS = "names or {name: …, weight: …, channels: […]}; null: the family's default"
 
 
 class Normalization(Params):
@@ -83,10 +84,7 @@ ClassList = Annotated[list[ClassIndex | str], Field(min_length=1)]
 class Stage(Params):
     """One dream: what to amplify, and how."""
 
-    layers: Layers | None = Field(
-        default=None,
-        description="names or {name: …, weight: …, channels: […]}; null: the family's default, unless class is given",
-    )
+    layers: Layers | None = Field(default=None, description=f"{_LAYERS}, unless class is given")
     guide: str | None = Field(default=None, description="an image whose features are amplified")
     class_: ClassIndex | str | None = Field(
         None, alias="class", description="a class whose logit is amplified: name or index"
@@ -120,8 +118,8 @@ class StyleParams(Params):
 
     styles: list[str] = Field(min_length=1, description="files, globs, folders or URIs")
     assign: str = Field(default="all", description="all (the grid) | random (by image identity) | cycle | a column")
-    content_layers: Layers | None = Field(default=None, description="null: the network family's default")
-    style_layers: Layers | None = Field(default=None, description="null: the network family's default")
+    content_layers: Layers | None = Field(default=None, description=_LAYERS)
+    style_layers: Layers | None = Field(default=None, description=_LAYERS)
     content_weight: float = Field(
         default=1.0, ge=0, description="of the features' squared error, relative to the content's"
     )
