@@ -14,6 +14,7 @@ from PIL import Image
 
 from pipeline.commit import latest_rows
 from pipeline.export import export, made_outputs
+from pipeline.patterns import absolute
 from pipeline.status import open_run
 from workers.layout import HIDDEN_RUN, RUN
 from workers.storage import Store, open_store
@@ -29,7 +30,7 @@ class Run:
 
     def __init__(self, path: str | Path):
         """Open the run at `path`, or that of the pictures there. Raises NoRunError, StorageError."""
-        self._store = _store_of(str(path))
+        self._store = _store_of(absolute(str(path)))
         self.path = self._store.url
         self.facts = open_run(self._store)
 
@@ -66,5 +67,5 @@ class Run:
 
 def _store_of(path: str) -> Store:
     store = open_store(path)
-    inside = f"{path.rstrip('/')}/{HIDDEN_RUN}"
+    inside = f"{path}/{HIDDEN_RUN}"
     return open_store(inside) if not store.exists(RUN) and open_store(inside).exists(RUN) else store
