@@ -30,7 +30,7 @@ class JobFileError(PixgradError):
 
 
 class OptionName(str):
-    """The place of a value that an option of its own set, such as "--size: "; the key's path is then left out."""
+    """The place of a value that an option of its own set, such as "size: "; the key's path is then left out."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,8 @@ class Shortcut:
         """The job file that it amounts to. Raises JobFileError."""
         check_document(self.document, self.name)
         head = "Made by `pixgrad … --save-job`. `pixgrad run` runs it; then, for the pictures:\n"
-        head += f"pixgrad export {self.place.run} {self.place.out}"
+        folder = self.place.out.parent if self.place.is_file else self.place.out
+        head += shlex.join(["pixgrad", "export", str(self.place.run), str(folder)])
         return commented_job(self.document.values, json_schema(), head)
 
     def prepare(self, *, allow_code: bool = False, overwrite: bool = False) -> PreparedJob:
@@ -111,6 +113,8 @@ def shortcut(
             for path, setting in _settings(task, option, value, document.values).items():
                 document = put(document, path, setting, OptionName(f"{option}: "))
     for assignment in overrides:
+        if assignment.partition("=")[0].strip() in ("source", "source.uri", "output"):
+            raise UsageError(f"--set {assignment}: SRC and OUT say that here; for another run write a job file.")
         document = override(document, assignment)
     return Shortcut(document, place)
 

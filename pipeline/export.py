@@ -62,8 +62,11 @@ def made_outputs(store: Store) -> Iterator[tuple[dict[str, Any], dict[str, bytes
 
 def _reencoded(png: bytes, ending: str) -> bytes:
     buffer = BytesIO()
-    with Image.open(BytesIO(png), formats=["PNG"]) as picture:
-        picture.save(buffer, Image.registered_extensions()[ending], quality=95)
+    try:
+        with Image.open(BytesIO(png), formats=["PNG"]) as picture:
+            picture.save(buffer, Image.registered_extensions()[ending], quality=95)
+    except (OSError, ValueError) as error:
+        raise StorageError(f"This picture can't be written as {ending} ({error}); choose .png.") from error
     return buffer.getvalue()
 
 

@@ -59,6 +59,12 @@ def test_the_size_of_an_attribution_is_that_of_its_square() -> None:
     assert (images.frame, images.short_side) == ((96, 96), None)
 
 
+@pytest.mark.parametrize("assignment", ["output=elsewhere", "source=others", "source.uri=others"])
+def test_source_and_place_are_not_overridden(assignment: str) -> None:
+    with pytest.raises(UsageError, match="SRC and OUT"):
+        job("deepdream", {}, assignment)
+
+
 def test_an_override_has_the_last_word() -> None:
     assert job("deepdream", {"size": 99}, "images.short_side=77").images.short_side == 77
 
