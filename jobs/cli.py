@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from jobs.commands import app as shortcuts_app
+from jobs.options import CodeOption, ExtendOption, JobArgument, RunArgument, SetOption, err, out, resumable
 from workers.errors import PixgradError
 
 if TYPE_CHECKING:
@@ -31,19 +32,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 weights_app = typer.Typer(help="The networks' weights: what there is, and fetching them ahead of a run.")
+app.add_typer(shortcuts_app)
 app.add_typer(weights_app, name="weights", no_args_is_help=True)
-
-JobArgument = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a key of the job file; repeatable."),
-]
-CodeOption = Annotated[bool, typer.Option("--allow-code", help="Let the job import a model of your own.")]
-ExtendOption = Annotated[bool, typer.Option("--extend", help="Take in what was added to the source.")]
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The run's folder or prefix.")]
-
-out = Console(soft_wrap=True, highlight=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 def main() -> None:
@@ -309,12 +299,8 @@ def schema() -> None:
 
 def _tell(job: PreparedJob, work: Callable[[], Outcome]) -> None:
     """Do the work of a run and tell how it ended; the process ends with its exit code."""
-    try:
+    with resumable():
         outcome = work()
-    except PixgradError as error:
-        if error.exit_code in (4, 130) and "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # else `submit` says it
-            err.print(f"To go on: {shlex.join(['pixgrad', *sys.argv[1:]])}", markup=False)
-        raise
     counts, place = outcome.counts, job.store.url
     out.print(f"{counts.ok} of {counts.outputs} outputs made, {counts.failed} failed.", markup=False)
     for code, count in counts.failures.items():

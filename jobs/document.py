@@ -29,6 +29,10 @@ class JobFileError(PixgradError):
     """A job file, or a `--set` over it, is wrong: a sentence for each mistake, each on a line of its own."""
 
 
+class OptionName(str):
+    """The place of a value that an option of its own set, such as "size: "; the key's path is then left out."""
+
+
 @dataclass(frozen=True)
 class Document:
     """`values` are dicts, lists, strings, numbers, booleans and None; `places` says where each was written."""
@@ -39,7 +43,8 @@ class Document:
     def sentence(self, path: KeyPath, text: str) -> str:
         """`text` about the value at `path`, led by the place of the value, or of what is nearest around it."""
         nearest = next(path[:depth] for depth in range(len(path), -1, -1) if path[:depth] in self.places)
-        return _sentence(self.places[nearest], path, text)
+        place = self.places[nearest]
+        return _sentence(place, () if isinstance(place, OptionName) else path, text)
 
 
 def read_document(text: str, file: str) -> Document:
@@ -63,10 +68,14 @@ def override(document: Document, assignment: str) -> Document:
     if not equals or not all(path):
         hint = "write key.path=value, such as style.iterations=500"
         raise JobFileError(_sentence("--set ", (), f"{assignment}: {hint}"))
-    new = _Reader(lambda _: "--set ").read(text, path)
-    values = _with_value(document.values, path, new, path)
-    kept = {known: place for known, place in document.places.items() if known[: len(path)] != path}
-    made = {path[:depth]: "--set " for depth in range(1, len(path) + 1)}
+    return put(document, path, _Reader(lambda _: "--set ").read(text, path), "--set ")
+
+
+def put(document: Document, path: KeyPath, value: Any, place: str) -> Document:
+    """The document with a plain value put at `path`, as if written at `place`. Raises JobFileError as `override`."""
+    values = _with_value(document.values, path, value, path)
+    kept = {known: old for known, old in document.places.items() if known[: len(path)] != path}
+    made = {path[:depth]: place for depth in range(1, len(path) + 1)}
     return Document(values, {**made, **kept})
 
 

@@ -42,6 +42,11 @@ def find_mistakes(value: Any, schema: Schema) -> list[Mistake]:
     return list(islice(_Checker(schema.get("$defs", {})).check(value, schema, ()), MOST_MISTAKES))
 
 
+def described(schema: Schema, definitions: dict[str, Schema]) -> str:
+    """What a schema allows, in words: "a whole number of at least 1", "lbfgs or adam"."""
+    return _Checker(definitions).described(schema)
+
+
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known word most like a misspelt one, or None when none is like it."""
     matches = get_close_matches(word.lower(), list(known), n=1)
@@ -89,22 +94,22 @@ class _Checker:
                 yield Mistake((*path, key), f"unknown key{hint} Known keys: {', '.join(properties)}")
         for key in schema.get("required", []):
             if key not in meant:
-                wanted = properties[key].get("description") or self._described(properties[key])
+                wanted = properties[key].get("description") or self.described(properties[key])
                 yield Mistake((*path, key), f"this key is required: {wanted}")
         yield from _check_alternatives(schema, meant, path)
 
     def _unfit(self, value: Any, schema: Schema, path: KeyPath) -> Mistake:
-        return Mistake(path, f"expected {self._described(schema)}, not {_shown(value)}" + self._hint(value, schema))
+        return Mistake(path, f"expected {self.described(schema)}, not {_shown(value)}" + self._hint(value, schema))
 
     def _resolved(self, schema: Schema) -> Schema:
         return self._definitions[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
 
-    def _described(self, schema: Schema) -> str:
-        """What a schema allows, in words: "a whole number of at least 1", "lbfgs or adam"."""
+    def described(self, schema: Schema) -> str:
+        """As the function of this name."""
         schema = self._resolved(schema)
         if "anyOf" in schema:
             choices = [self._resolved(choice) for choice in schema["anyOf"]]
-            return _either([form for choice in choices for form in _constants(choice) or [self._described(choice)]])
+            return _either([form for choice in choices for form in _constants(choice) or [self.described(choice)]])
         if "const" in schema or "enum" in schema:
             return _either(_constants(schema))
         if schema["type"] == "array":
@@ -115,15 +120,15 @@ class _Checker:
 
     def _described_list(self, schema: Schema) -> str:
         if "prefixItems" in schema:
-            return f"[{', '.join(self._described(item) for item in schema['prefixItems'])}]"
+            return f"[{', '.join(self.described(item) for item in schema['prefixItems'])}]"
         items = self._resolved(schema["items"])
-        described = f"({self._described(items)})" if "anyOf" in items else self._described(items)
+        described = f"({self.described(items)})" if "anyOf" in items else self.described(items)
         return f"a {'non-empty ' if 'minItems' in schema else ''}list of {described}"
 
     def _described_mapping(self, properties: dict[str, Schema]) -> str:
         if len(properties) > 1:
             return f"a mapping of {', '.join(properties)}"
-        return "{" + ", ".join(f"{key}: {self._described(schema)}" for key, schema in properties.items()) + "}"
+        return "{" + ", ".join(f"{key}: {self.described(schema)}" for key, schema in properties.items()) + "}"
 
     def _hint(self, value: Any, schema: Schema) -> str:
         resolved = self._resolved(schema)

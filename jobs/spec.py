@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,6 @@ from pipeline.status import open_run
 from workers.layout import JOB
 from workers.storage import Store
 
-__all__ = ["JobFileError", "dump_job", "json_schema", "load_job", "prepare_job", "recall_job"]
-
 MAX_BYTES = 2**20
 
 
@@ -30,16 +29,35 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> JobConfig:
     A job without a name gets the file's. Paths in the file are relative to the current folder, as paths on a command
     line are, not to the file; they are kept as written. Raises JobFileError with a sentence for each mistake.
     """
-    return _checked(_read(Path(path), overrides), Path(path).stem)
+    return check_document(_read(Path(path), overrides), Path(path).stem)
 
 
 def prepare_job(path: str | Path, overrides: Sequence[str] = (), *, allow_code: bool = False) -> PreparedJob:
     """The job in a file made ready to run. Raises what `load_job` and `prepare` raise, with the place in the file."""
-    config = load_job(path, overrides)
+    return prepare_document(_read(Path(path), overrides), Path(path).stem, allow_code=allow_code)
+
+
+def prepare_document(document: Document, name: str, *, allow_code: bool = False) -> PreparedJob:
+    """The job of a document made ready to run, called `name` if it has no name of its own. Raises as `prepare_job`."""
+    config = check_document(document, name)
     try:
         return prepare(config, allow_code=allow_code)
     except JobError as error:
-        raise JobFileError(_read(Path(path), overrides).sentence(error.key, str(error))) from None
+        raise JobFileError(document.sentence(error.key, str(error))) from None
+
+
+def prepare_values(
+    values: Mapping[str, Any], overrides: Sequence[str] = (), *, allow_code: bool = False
+) -> PreparedJob:
+    """The job of values as a job file has them, made ready to run; paths count as text. Raises as `prepare_job`."""
+    try:
+        plain = json.loads(json.dumps(values, default=os.fspath))
+    except (TypeError, ValueError) as error:
+        raise JobFileError(f"job: a job holds what YAML can hold, and paths: {error}") from None
+    document = Document(plain, {(): "job: "})
+    for assignment in overrides:
+        document = override(document, assignment)
+    return prepare_document(document, "job", allow_code=allow_code)
 
 
 def recall_job(store: Store, overrides: Sequence[str] = (), *, allow_code: bool = False) -> PreparedJob:
@@ -49,7 +67,9 @@ def recall_job(store: Store, overrides: Sequence[str] = (), *, allow_code: bool 
     """
     open_run(store)
     where = f"{store.url}/{JOB}"
-    config = _checked(_parse(store.read(JOB).decode(), where, [*overrides, f"output={json.dumps(store.url)}"]), "job")
+    config = check_document(
+        _parse(store.read(JOB).decode(), where, [*overrides, f"output={json.dumps(store.url)}"]), "job"
+    )
     return prepare(config, allow_code=allow_code)
 
 
@@ -102,7 +122,8 @@ def _read_text(path: Path) -> str:
         raise JobFileError(f"{path}:{line}: not UTF-8 text; save the file as UTF-8") from None
 
 
-def _checked(document: Document, default_name: str) -> JobConfig:
+def check_document(document: Document, default_name: str) -> JobConfig:
+    """The job of a document. Raises JobFileError with a sentence for each mistake."""
     found = [document.sentence(*mistake) for mistake in find_mistakes(document.values, json_schema())]
     if found:
         raise JobFileError("\n".join(found))

@@ -37,8 +37,8 @@ class UnitParams(Params):
 class WorkerParams(Params):
     """How many actors compute, and with what. auto: from what the cluster has."""
 
-    min: int = Field(default=0, ge=0)
-    max: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    min: int = Field(default=0, ge=0, description="kept even when there is less to do")
+    max: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(default="auto", description="at a time; auto: what fits")
     gpus: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(default="auto", description="GPUs an actor; 0: CPU")
     batch: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(default="auto", description="images computed together")
     timeout: float = Field(default=300, gt=0, description="seconds without any progress after which a worker is hung")
@@ -80,7 +80,7 @@ class JobConfig(Params):
     max_failed: float = Field(
         default=0.01, ge=0, le=1, description="share of outputs that may fail before the run has failed"
     )
-    seed: int = Field(default=0, ge=0, le=2**63 - 1)
+    seed: int = Field(default=0, ge=0, le=2**63 - 1, description="what is random follows from it and the output's name")
     deepdream: DeepDreamParams | None = None
     style: StyleParams | None = None
     attribution: AttributionParams | None = None

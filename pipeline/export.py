@@ -5,17 +5,23 @@ from __future__ import annotations
 import os
 import tarfile
 from collections.abc import Iterator, Mapping
+from io import BytesIO
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
+from PIL import Image
+
 from pipeline.commit import latest_rows
 from workers.storage import StorageError, Store, is_remote
 
 LONGEST_NAME = 200
 """Bytes of a file's name that are kept; longer ones end in a piece of their key."""
+
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+"""Of the single file that an output can be exported as; an attribution also as .npy, its signed map."""
 
 FILE_ENDINGS = (".png", ".npy")
 """Of exported files; a folder of such a name gets an underscore."""
@@ -29,20 +35,50 @@ def export(store: Store, destination: Path, *, class_tree: bool) -> int:
     """
     taken: set[int] = set()
     outputs = 0
-    for rows in latest_rows(store):
-        ok = [row for row in rows.to_pylist() if row["status"] == "ok"]
-        for row, files in _with_files(store, ok):
-            path = _unique(export_path(row, class_tree=class_tree), row["key"], taken)
-            _write(destination / path, files)
-            outputs += 1
+    for row, files in made_outputs(store):
+        path = _unique(export_path(row, class_tree=class_tree), row["key"], taken)
+        _write(destination / path, files)
+        outputs += 1
     return outputs
 
 
+def export_picture(store: Store, path: Path) -> bool:
+    """Write the output of a run that has only one to `path`, as its ending says; False if there is none to write.
+
+    JPEG and WebP are made from the PNG. Raises StorageError.
+    """
+    ending = path.suffix.lower()
+    for _, files in made_outputs(store):
+        _write_file(path, files[ending[1:]] if ending in FILE_ENDINGS else _reencoded(files["png"], ending))
+        return True
+    return False
+
+
+def made_outputs(store: Store) -> Iterator[tuple[dict[str, Any], dict[str, bytes]]]:
+    """Every ok row, the latest of its output, with its files by extension (png, npy). Raises StorageError."""
+    for rows in latest_rows(store):
+        yield from _with_files(store, [row for row in rows.to_pylist() if row["status"] == "ok"])
+
+
+def _reencoded(png: bytes, ending: str) -> bytes:
+    buffer = BytesIO()
+    try:
+        with Image.open(BytesIO(png), formats=["PNG"]) as picture:
+            picture.save(buffer, Image.registered_extensions()[ending], quality=95)
+    except (OSError, ValueError) as error:
+        raise StorageError(f"This picture can't be written as {ending} ({error}); choose .png.") from error
+    return buffer.getvalue()
+
+
 def _write(path: Path, files: Mapping[str, bytes]) -> None:
+    for extension, data in files.items():
+        _write_file(path.with_name(f"{path.name}.{extension}"), data)
+
+
+def _write_file(path: Path, data: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for extension, data in files.items():
-            path.with_name(f"{path.name}.{extension}").write_bytes(data)
+        path.write_bytes(data)
     except OSError as error:
         raise StorageError(f"Can't write {path}: {os.strerror(error.errno or 0)}; choose another DEST.") from error
 

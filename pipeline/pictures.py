@@ -46,7 +46,10 @@ def expand(pattern: str) -> Iterator[str]:
         if suffix(name) in IMAGE_SUFFIXES:
             yield _join(root, name)
             continue
-        inside = [_join(root, e.name) for e in open_store(root).list(name) if suffix(e.name) in IMAGE_SUFFIXES]
+        store = open_store(root)
+        if store.exists(name):
+            raise PictureError(f"{_join(root, name)} is no image, by its ending; leave it out.")
+        inside = [_join(root, e.name) for e in store.list(name) if suffix(e.name) in IMAGE_SUFFIXES]
         if not inside:
             raise PictureError(f"{pattern} names no image, nor a folder with images in it.")
         yield from inside

@@ -23,6 +23,7 @@ from workers.description import ModelDescription, PreparedModel, prepare_model
 from workers.errors import ModelError, PixgradError
 from workers.geometry import picture_params
 from workers.layers import LOGITS
+from workers.layout import HIDDEN_RUN
 from workers.octaves import smallest_octave
 from workers.params import AttributionParams, DeepDreamParams, ImageParams, Layer, Section, Stage, StyleParams, TopK
 from workers.records import reserved_columns
@@ -97,7 +98,8 @@ def prepare(config: JobConfig, *, allow_code: bool = False) -> PreparedJob:
     """Look everything up. Raises PixgradError (ModelError, SourceError, JobError, ...) with what is wrong."""
     config = with_absolute_paths(config)
     with _at("source"):
-        source = open_source(config.source, reserved=reserved_columns(config.task) | RESERVED, exclude=config.output)
+        own = config.output.removesuffix(f"/{HIDDEN_RUN}")
+        source = open_source(config.source, reserved=reserved_columns(config.task) | RESERVED, exclude=own)
     _check_job(config, source)
     with _at("model"):
         model = prepare_model(config.model, allow_code=allow_code)

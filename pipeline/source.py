@@ -48,7 +48,7 @@ def _check_prefix(uri: str, place: str) -> None:
     if is_remote(uri):
         return
     if not Path(place).exists():
-        raise SourceError(f"There is no folder or file {uri} ({place}).")
+        raise SourceError(f"There is no folder or file {place}.")
     raise SourceError(f"{uri} is no source; give a folder, an image, or *{', *'.join(('.tar', *TABLE_SUFFIXES))}.")
 
 

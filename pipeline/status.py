@@ -12,6 +12,7 @@ from pipeline.plan import planned_units, read_chunks
 from pipeline.progress import duration
 from pipeline.provenance import read_run
 from workers.errors import PixgradError
+from workers.layout import HIDDEN_RUN, RUN
 from workers.storage import Store
 
 
@@ -75,7 +76,8 @@ def open_run(store: Store) -> dict[str, Any]:
     """The `run.json` of a run. Raises NoRunError."""
     run = read_run(store)
     if run is None:
-        raise NoRunError(
-            f"{store.url} holds no run (there is no run.json); give the folder that a job names as output."
-        )
+        mend = "give the folder that a job names as output"
+        if store.exists(f"{HIDDEN_RUN}/{RUN}"):
+            mend = f"that of its pictures is {store.url}/{HIDDEN_RUN}"
+        raise NoRunError(f"{store.url} holds no run (there is no run.json); {mend}.")
     return run

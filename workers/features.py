@@ -27,10 +27,11 @@ class Network(nn.Module):
     the pixels and never to the weights. An activation is what its layer gave, even if the network goes on to change it
     in place (the sum of a residual block, a functional ReLU).
 
-    `aliases` maps friendly layer names (`relu4_2`) to module paths (`features.22`). `mean` and `std` are RGB in [0, 1].
-    `input_side` is a side in pixels that the network accepts. With `dtype` bfloat16 the network runs under autocast;
-    activations then come out as bfloat16. `categories` are the names of the classes, in order, if they are known;
-    `trace` is what the network does at `input_side`. Raises ModelError if it can't run on an image of that side.
+    `name` is the model's, by which the layers that suit a task are known. `aliases` maps friendly layer names
+    (`relu4_2`) to module paths (`features.22`). `mean` and `std` are RGB in [0, 1]. `input_side` is a side in pixels
+    that the network accepts. With `dtype` bfloat16 the network runs under autocast; activations then come out as
+    bfloat16. `categories` are the names of the classes, in order, if they are known; `trace` is what the network does
+    at `input_side`. Raises ModelError if it can't run on an image of that side.
     """
 
     mean: Tensor
@@ -42,6 +43,7 @@ class Network(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         *,
+        name: str = "",
         aliases: Mapping[str, str] | None = None,
         categories: Sequence[str] | None = None,
         dtype: torch.dtype = torch.float32,
@@ -51,6 +53,7 @@ class Network(nn.Module):
         for child in module.modules():
             if getattr(child, "inplace", False) is True:
                 child.__dict__["inplace"] = False
+        self.name = name
         self.module = module.eval().requires_grad_(False)
         self.aliases = dict(aliases or {})
         self.categories = list(categories) if categories is not None else None

@@ -7,6 +7,9 @@ RUN = "run.json"
 EVENTS = "events.jsonl"
 MANIFEST = "manifest.parquet"
 
+HIDDEN_RUN = ".pixgrad"
+"""The run of a folder of pictures: the folder that it lies in holds its outputs, and is no part of its source."""
+
 
 def chunk_name(number: int) -> str:
     """A chunk of the frozen listing."""

@@ -100,6 +100,7 @@ def as_network(
         module,
         architecture.mean,
         architecture.std,
+        name=params.name,
         aliases=vgg_aliases(module) if params.name.startswith("vgg") else None,
         categories=categories if categories is not None else architecture.categories,
         dtype=dtype,

@@ -27,6 +27,7 @@ def _layer_from_name(value: Any) -> Any:
 
 LayerRef = Annotated[Layer, BeforeValidator(_layer_from_name, json_schema_input_type=str | Layer)]
 Layers = Annotated[list[LayerRef], Field(min_length=1)]
+_LAYERS = "names or {name: …, weight: …, channels: […]}; null: the family's default"
 
 
 class Normalization(Params):
@@ -39,9 +40,16 @@ class Normalization(Params):
 class ModelParams(Params):
     """Which network, with which weights, preprocessing and class names."""
 
-    name: str = "vgg19"
-    weights: str = "DEFAULT"
-    preprocess: Normalization | None = Field(default=None, description="null: what the weights were trained with")
+    name: str = Field(
+        default="vgg19", description="torchvision's | efficientnet_lite0 | timm:<name> | package.module:factory"
+    )
+    weights: str = Field(
+        default="DEFAULT",
+        description="DEFAULT | one of torchvision's names | path or URI of .pth, .pt, .bin, .safetensors",
+    )
+    preprocess: Normalization | None = Field(
+        default=None, description="null: what the weights were trained with | {mean: [r, g, b], std: [r, g, b]}"
+    )
     classes: str | None = Field(
         default=None, description="null: the weights' own names; else a text file, one name a line"
     )
@@ -50,7 +58,9 @@ class ModelParams(Params):
 class ImageParams(Params):
     """The frame in which an image is processed. Lengths in pixels."""
 
-    short_side: int | None = Field(default=None, ge=16, description="the shorter side after resizing")
+    short_side: int | None = Field(
+        default=None, ge=16, description="the shorter side after resizing; 256 if there is no frame either"
+    )
     frame: tuple[Annotated[int, Field(ge=16)], Annotated[int, Field(ge=16)]] | None = Field(
         None, description="[height, width], cut from the centre; without short_side the image is resized to cover it"
     )
@@ -74,13 +84,13 @@ ClassList = Annotated[list[ClassIndex | str], Field(min_length=1)]
 class Stage(Params):
     """One dream: what to amplify, and how."""
 
-    layers: Layers | None = Field(default=None, description="null: the network family's default, unless class is given")
+    layers: Layers | None = Field(default=None, description=f"{_LAYERS}, unless class is given")
     guide: str | None = Field(default=None, description="an image whose features are amplified")
     class_: ClassIndex | str | None = Field(
         None, alias="class", description="a class whose logit is amplified: name or index"
     )
-    octaves: int = Field(default=4, ge=1)
-    octave_scale: float = Field(default=1.4, gt=1)
+    octaves: int = Field(default=4, ge=1, description="sizes dreamed at, from the coarsest to the full one")
+    octave_scale: float = Field(default=1.4, gt=1, description="from one octave's size to the next")
     iterations: int = Field(default=10, ge=1, description="gradient steps an octave")
     step: float = Field(default=1.5, gt=0, description="mean change a step, in grey levels of 255")
     jitter: int = Field(default=32, ge=0, description="largest random shift, in pixels")
@@ -96,7 +106,11 @@ class DeepDreamParams(Params):
     """DeepDream: stages run one after the other, each on the result of the last."""
 
     init: Literal["image", "grey", "noise"] = "image"
-    stages: list[Stage] = Field(default_factory=lambda: [Stage.model_validate({})], min_length=1)
+    stages: list[Stage] = Field(
+        default_factory=lambda: [Stage.model_validate({})],
+        min_length=1,
+        description="one after the other, each on the result of the last",
+    )
 
 
 class StyleParams(Params):
@@ -104,8 +118,8 @@ class StyleParams(Params):
 
     styles: list[str] = Field(min_length=1, description="files, globs, folders or URIs")
     assign: str = Field(default="all", description="all (the grid) | random (by image identity) | cycle | a column")
-    content_layers: Layers | None = Field(default=None, description="null: the network family's default")
-    style_layers: Layers | None = Field(default=None, description="null: the network family's default")
+    content_layers: Layers | None = Field(default=None, description=_LAYERS)
+    style_layers: Layers | None = Field(default=None, description=_LAYERS)
     content_weight: float = Field(
         default=1.0, ge=0, description="of the features' squared error, relative to the content's"
     )
@@ -115,7 +129,7 @@ class StyleParams(Params):
     tv_weight: float = Field(default=0.0, ge=0, description="of neighbouring pixels' squared differences, per pixel")
     init: Literal["content", "noise", "grey"] = "content"
     optimizer: Literal["lbfgs", "adam"] = "lbfgs"
-    iterations: int = Field(default=300, ge=1)
+    iterations: int = Field(default=300, ge=1, description="steps of the optimiser")
     history: int = Field(default=10, ge=1, description="L-BFGS pairs kept for each image")
     learning_rate: float = Field(default=0.02, gt=0, description="Adam only, in units of the pixel range")
 
@@ -176,10 +190,15 @@ class Tolerance(Params):
 class AttributionParams(Params):
     """Integrated gradients."""
 
-    target: Literal["predicted", "label"] | ClassIndex | str | ClassList | TopK = "predicted"
+    target: Literal["predicted", "label"] | ClassIndex | str | ClassList | TopK = Field(
+        default="predicted", description="predicted | label | a class | [a class, …] | {top: k}"
+    )
     objective: Literal["logit", "softmax"] = "logit"
     baseline: Literal["black", "white", "mean", "blur"] = "black"
-    rule: Literal["adaptive"] | FixedRule = "adaptive"
+    rule: Literal["adaptive"] | FixedRule = Field(
+        default="adaptive",
+        description="adaptive | {trapezoid: n} | {left: n} | {right: n} | {middle: n} | {gauss_legendre: n}",
+    )
     tolerance: Tolerance = Tolerance.model_validate({})
     max_evaluations: int = Field(default=1025, ge=3, description="gradient evaluations an output, adaptive rule only")
 

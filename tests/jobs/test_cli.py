@@ -4,24 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import pytest
 
-from jobs import cli
-
-
-class Said(NamedTuple):
-    """A command's exit code and words."""
-
-    code: int
-    out: str
-    err: str
-
-
+Said = Any  # the `pixgrad` of conftest.py gives a tuple of code, out and err
 Pixgrad = Callable[..., Said]
 
 JOB = """
@@ -33,19 +22,6 @@ deepdream:
   stages:
     - {layers: [blocks.2], octaves: 2, iterations: 1}
 """
-
-
-@pytest.fixture
-def pixgrad(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Pixgrad:
-    def call(*arguments: str) -> Said:
-        monkeypatch.setattr(sys, "argv", ["pixgrad", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        code = ended.value.code
-        return Said(code if isinstance(code, int) else 0 if code is None else 1, said.out, said.err)
-
-    return call
 
 
 @pytest.fixture

@@ -132,7 +132,7 @@ class TestFolder:
     def test_nothing_there_is_a_sentence(self, tmp_path: Path) -> None:
         write(tmp_path, ["notes/a.txt", "notes/b.txt", "notes/c.heic", "x.py"])
         (tmp_path / "empty").mkdir()
-        assert_refused(tmp_path / "no", "There is no folder or file .*/no ")
+        assert_refused(tmp_path / "no", "There is no folder or file .*/no\\.")
         assert_refused(tmp_path / "no/", "There is no folder or file")
         assert_refused(tmp_path / "empty", r"There are no images in .*/empty\.$")
         assert_refused(tmp_path / "notes", r"There are no images in .*/notes \(other files: 2 \.txt, 1 \.heic\)\.$")

@@ -1,0 +1,44 @@
+"""What commands share: their options, their two consoles, and what they say when a run can go on."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from workers.errors import PixgradError
+
+JobArgument = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a key of the job file; repeatable."),
+]
+CodeOption = Annotated[bool, typer.Option("--allow-code", help="Let the job import a model of your own.")]
+ExtendOption = Annotated[bool, typer.Option("--extend", help="Take in what was added to the source.")]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The run's folder or prefix.")]
+
+out = Console(soft_wrap=True, highlight=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """A run that stops inside says with which command it goes on: the one that was typed."""
+    try:
+        yield
+    except PixgradError as error:
+        if error.exit_code in (4, 130) and "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # else `submit` says it
+            err.print(f"To go on: {typed()}", markup=False)
+        raise
+
+
+def typed() -> str:
+    """The command as it was typed."""
+    return shlex.join(["pixgrad", *sys.argv[1:]])
