@@ -19,7 +19,9 @@ from pipeline.commit import latest_rows
 from pipeline.driver import Driver
 from pipeline.export import read_samples
 from pipeline.prepare import PreparedJob
-from pipeline.progress import EventLog, Monitor, display
+from pipeline.progress.display import display
+from pipeline.progress.event_log import EventLog
+from pipeline.progress.monitor import Monitor
 from pipeline.provenance import versions
 from pipeline.retry import RetryFeed, Round
 from pipeline.run import Fixed, worker_resources, worker_setup

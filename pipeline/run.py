@@ -18,7 +18,9 @@ from pipeline.epoch import Tenure, take_over
 from pipeline.listing import SourceError
 from pipeline.plan import Feed, UnitFeed, planned_units, read_chunks
 from pipeline.prepare import PreparedJob
-from pipeline.progress import EventLog, Monitor, display
+from pipeline.progress.display import display
+from pipeline.progress.event_log import EventLog
+from pipeline.progress.monitor import Monitor
 from pipeline.provenance import fingerprint, now, versions, write_run
 from pipeline.retry import RetryFeed, next_round
 from pipeline.signals import stop_on_signals

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.commit import committed_units, count_outputs
 from pipeline.epoch import Claim, is_alive, latest_claim
 from pipeline.plan import planned_units, read_chunks
-from pipeline.progress import duration
+from pipeline.progress.words import duration
 from pipeline.provenance import read_run
 from workers.errors import PixgradError
 from workers.storage import Store
