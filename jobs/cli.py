@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -15,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.progress.style import Style
 from workers.errors import PixgradError
 
 if TYPE_CHECKING:
@@ -38,6 +38,13 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a key of the job file; repeatable."),
 ]
 CodeOption = Annotated[bool, typer.Option("--allow-code", help="Let the job import a model of your own.")]
+ProgressOption = Annotated[
+    Style,
+    typer.Option(
+        "--progress",
+        help="Shown on stderr: live on a terminal, plain or JSON lines, or none; auto is live or plain.",
+    ),
+]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The run's folder or prefix.")]
 
 out = Console(soft_wrap=True, highlight=False)
@@ -66,6 +73,7 @@ def run(
     job: JobArgument,
     set_: SetOption = None,
     allow_code: CodeOption = False,
+    progress: ProgressOption = Style.AUTO,
     extend: Annotated[bool, typer.Option("--extend", help="Take in what was added to the source.")] = False,
 ) -> None:
     """Run a job, or go on with it: the same command resumes. Ray is embedded, or the cluster at RAY_ADDRESS."""
@@ -73,18 +81,25 @@ def run(
     from pipeline.run import run as run_job
 
     prepared = prepare_job(job, set_ or [], allow_code=allow_code)
-    _tell(prepared, lambda: run_job(prepared, job_yaml=dump_job(prepared.config), console=err, extend=extend))
+    job_yaml = dump_job(prepared.config)
+    _tell(prepared, lambda: run_job(prepared, job_yaml=job_yaml, console=err, style=progress, extend=extend), progress)
 
 
 @app.command()
-def retry(run: RunArgument, set_: SetOption = None, allow_code: CodeOption = False) -> None:
+def retry(
+    run: RunArgument,
+    set_: SetOption = None,
+    allow_code: CodeOption = False,
+    progress: ProgressOption = Style.AUTO,
+) -> None:
     """Try the failed outputs of a complete run again, as a new round; the same command goes on with it."""
     from jobs.spec import dump_job, recall_job
     from pipeline.run import retry as retry_run
     from workers.storage import open_store
 
     prepared = recall_job(open_store(run), set_ or [], allow_code=allow_code)
-    _tell(prepared, lambda: retry_run(prepared, job_yaml=dump_job(prepared.config), console=err))
+    job_yaml = dump_job(prepared.config)
+    _tell(prepared, lambda: retry_run(prepared, job_yaml=job_yaml, console=err, style=progress), progress)
 
 
 @app.command()
@@ -120,17 +135,29 @@ def export(
 
 
 @app.command()
-def status(run: RunArgument, as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
-    """Say how far a run is, from its files alone."""
-    from pipeline.status import read_status
+def status(
+    run: RunArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow it to the end of its session.")] = False,
+) -> None:
+    """Say how far a run is, from its files alone; with --watch, follow it, and exit as it does."""
+    from pipeline.progress.display import display
+    from pipeline.progress.watch import watch as watch_run
+    from pipeline.status import read_standing, read_status
     from workers.storage import open_store
 
-    found = read_status(open_store(run))
+    store = open_store(run)
+    if watch:
+        with display(out, read_standing(store).title, Style.JSON if as_json else Style.AUTO) as shown:
+            watch_run(store, shown)
+    found = read_status(store)
     if as_json:
         facts = {"state": found.state, "units": found.units, "committed": found.committed, "images": found.images}
         print(json.dumps({**facts, "outputs": found.outputs, "listed": found.listed, "failures": found.failures}))
     else:
         out.print("\n".join(found.lines()), markup=False)
+    if watch:
+        raise typer.Exit(found.exit_code)
 
 
 @app.command()
@@ -252,26 +279,20 @@ def schema() -> None:
     print(json.dumps(json_schema(), indent=2))
 
 
-def _tell(job: PreparedJob, work: Callable[[], Outcome]) -> None:
+def _tell(job: PreparedJob, work: Callable[[], Outcome], progress: Style = Style.AUTO) -> None:
     """Do the work of a run and tell how it ended; the process ends with its exit code."""
+    from jobs.ending import Teller
+
+    teller = Teller(job, out, err, progress)
     try:
         outcome = work()
     except PixgradError as error:
-        if error.exit_code in (4, 130):
-            err.print(f"To go on: {shlex.join(['pixgrad', *sys.argv[1:]])}", markup=False)
+        teller.stopped(error)
+        raise typer.Exit(error.exit_code) from None
+    except Exception:
+        err.print(teller.log_hint() or "", markup=False)
         raise
-    counts, place = outcome.counts, job.store.url
-    out.print(f"{counts.ok} of {counts.outputs} outputs made, {counts.failed} failed.", markup=False)
-    for code, count in counts.failures.items():
-        out.print(f"  {count} {code}", markup=False)
-    out.print(f"Run:     {place}\nRows:    {place}/manifest.parquet", markup=False)
-    out.print(f"Files:   {shlex.join(['pixgrad', 'export', place, 'DEST'])}", markup=False)
-    if counts.failed:
-        out.print(f"Again:   {shlex.join(['pixgrad', 'retry', place])}", markup=False)
-    if outcome.exit_code == 3:
-        err.print(
-            f"More outputs failed than max_failed ({job.config.max_failed:g}) allows; the rows say why.", markup=False
-        )
+    teller.complete(outcome)
     raise typer.Exit(outcome.exit_code)
 
 

@@ -86,10 +86,10 @@ def _make(job: PreparedJob, fixed: Fixed, sample: dict[str, Row], store: Store, 
         wanted.setdefault(row["unit"], set()).add(key)
     resources = worker_resources(job.config, fixed)
     check_room(resources)
-    monitor = Monitor(EventLog(store, 0), display(console, f"{job.config.name}, again"))
     feed = RetryFeed(job.plan(), Round(0, wanted))
     setup = worker_setup(job, fixed, output=store.url)
-    with stop_on_signals() as stop:
+    with display(console, f"{job.title}, again") as shown, stop_on_signals() as stop:
+        monitor = Monitor(EventLog(store, 0), shown, fixed.gpus)
         try:
             driver = Driver(
                 store=store,

@@ -15,6 +15,7 @@ import ray
 
 from workers.assembly import Assembly, Pulse
 from workers.errors import PixgradError
+from workers.last_words import output_files
 from workers.records import Attempt, Event
 from workers.setup import WorkerSetup
 
@@ -35,10 +36,11 @@ class StartError(PixgradError):
 
 @dataclass(frozen=True)
 class Birth:
-    """Where a worker came to life: its node, and the folder of its flight recorder there."""
+    """Where a worker came to life: its node, and there its flight recorder's folder and the files it prints to."""
 
     node: str
     recorder: str
+    output: tuple[str, ...] = ()
 
 
 class WorkerActor:
@@ -59,7 +61,7 @@ class WorkerActor:
             raise StartError(str(error), None) from None
         except Exception as error:
             raise StartError(f"{type(error).__name__}: {error}", traceback.format_exc()) from None
-        return Birth(ray.get_runtime_context().get_node_id(), self._assembly.recorder)
+        return Birth(ray.get_runtime_context().get_node_id(), self._assembly.recorder, output_files())
 
     def process(self, attempt: Attempt) -> Iterator[Event]:
         """Run one attempt; yields what happens to it. Called concurrently, streamed."""

@@ -1,51 +1,71 @@
-"""The run's event log."""
+"""The run's events, a line of JSON each: `events.jsonl`, or segments of it in an object store."""
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
+from pipeline.progress.journal import Journal
 from workers.layout import EVENTS, event_segment
-from workers.storage import LocalStore, StorageError, Store
+from workers.storage import LocalStore, MissingError, Store
 
-LOG_EVERY = 30.0
-"""Seconds between writes of the event log to an object store."""
+READ_BYTES = 4 * 2**20
 
 
 class EventLog:
-    """The run's events, a line of JSON each: appended to `events.jsonl` on a disk.
-
-    An object store can't append: there each session writes segments, `events/<epoch>-<n>.jsonl`, every half minute.
-    """
+    """Writes the events of one session."""
 
     def __init__(self, store: Store, epoch: int):
-        self._store = store
         self._epoch = epoch
-        self._pending: list[str] = []
-        self._written = time.monotonic()
-        self._segments = 0
+        self._journal = Journal(store, EVENTS, partial(event_segment, epoch))
 
     def add(self, name: str, facts: Mapping[str, Any]) -> None:
         """Log an event."""
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        self._pending.append(json.dumps({"time": now, "epoch": self._epoch, "event": name, **facts}, default=str))
-        if isinstance(self._store, LocalStore) or time.monotonic() - self._written > LOG_EVERY:
-            self.flush()
+        self._journal.write(event_line(name, facts, epoch=self._epoch))
 
     def flush(self) -> None:
-        """Write what is pending. The log is a convenience: a store that fails loses lines, not the run."""
-        data = "".join(line + "\n" for line in self._pending).encode()
+        """Write what is pending."""
+        self._journal.flush()
+
+
+def event_line(name: str, facts: Mapping[str, Any], **more: Any) -> str:
+    """An event as a line of JSON, with its time in UTC."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return json.dumps({"time": now, **more, "event": name, **facts}, default=str) + "\n"
+
+
+class EventReader:
+    """Reads a run's events as they come, from its files."""
+
+    def __init__(self, store: Store):
+        self._store = store
+        self._offset = 0
+        self._rest = b""
+        self._segment: str | None = None
+
+    def new(self) -> Iterator[dict[str, Any]]:
+        """The events since the last call. A line that was torn when its writer died is left out."""
+        pieces = self._appended() if isinstance(self._store, LocalStore) else self._segments()
+        for data in pieces:
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            for line in lines:
+                try:
+                    yield json.loads(line)
+                except ValueError:
+                    continue
+
+    def _appended(self) -> Iterator[bytes]:
         try:
-            if isinstance(self._store, LocalStore):
-                with self._store.path(EVENTS).open("ab") as file:
-                    file.write(data)
-            elif data:
-                self._store.replace(event_segment(self._epoch, self._segments), data)
-                self._segments += 1
-            self._pending.clear()
-        except (StorageError, OSError):
-            pass
-        self._written = time.monotonic()
+            while data := self._store.read(EVENTS, self._offset, READ_BYTES):
+                self._offset += len(data)
+                yield data
+        except MissingError:
+            return
+
+    def _segments(self) -> Iterator[bytes]:
+        for entry in self._store.list("events", self._segment):
+            self._segment = entry.name
+            yield self._store.read(entry.name)
