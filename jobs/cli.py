@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.progress.style import Style
 from workers.errors import PixgradError
@@ -103,16 +104,45 @@ def retry(
 
 
 @app.command()
-def plan(job: JobArgument, set_: SetOption = None, allow_code: CodeOption = False) -> None:
-    """Show what a job would do: inputs, frames, units, model, disk; a sample is decoded. Nothing is written."""
+def plan(
+    job: JobArgument,
+    set_: SetOption = None,
+    allow_code: CodeOption = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    measure: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Make N sampled outputs, too, and say how long all will take.")
+    ] = 0,
+    price: Annotated[
+        float | None, typer.Option(metavar="PER_HOUR", min=0, help="What a worker's hour costs, for --measure.")
+    ] = None,
+    scratch: Annotated[
+        str | None, typer.Option(metavar="URI", help="Where --measure writes; a worker must reach it.")
+    ] = None,
+    progress: ProgressOption = Style.AUTO,
+) -> None:
+    """Show what a job would do: inputs, frames, units, model, disk; a sample is decoded. The run isn't written to."""
     from jobs.spec import prepare_job
     from pipeline.forecast import forecast
 
-    prepared = prepare_job(job, set_ or [], allow_code=allow_code)
+    if not measure and (price is not None or scratch is not None):
+        raise typer.BadParameter("--price and --scratch go with --measure N.")
+    found = forecast(prepare_job(job, set_ or [], allow_code=allow_code), max(measure, 1))
+    facts, rows = found.as_dict(), list(found.rows())
+    if measure:
+        from pipeline.measure import measure as measure_job
+
+        measured = measure_job(found, measure, price=price, scratch=scratch, console=err, style=progress)
+        facts["measured"] = measured.as_dict()
+        rows += measured.rows()
+    if as_json:
+        print(json.dumps(facts))
+        return
     table = Table(show_header=False, box=None, pad_edge=False)
-    for name, value in forecast(prepared):
-        table.add_row(name, value)
-    out.print(table, markup=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, Text(value))
+    (Console(highlight=False) if out.is_terminal else out).print(table)
 
 
 @app.command()

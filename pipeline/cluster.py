@@ -99,6 +99,13 @@ def probe(gpus: float | None) -> tuple[DeviceFacts, float, int]:
     return facts, 0.0, max(1, min([4, *(int(n["CPU"]) for n in nodes)]))
 
 
+def room(resources: Resources) -> int:
+    """How many workers the cluster has room for now."""
+    total = ray.cluster_resources()
+    wanted, kind = (resources.gpus, "GPU") if resources.gpus else (resources.cpus, "CPU")
+    return int(total.get(kind, 0) // wanted)
+
+
 def check_room(resources: Resources) -> None:
     """Raise RunStopped if a worker fits no machine, and no more machines can come."""
     if "RAY_ADDRESS" in os.environ:

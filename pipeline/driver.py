@@ -22,7 +22,7 @@ from ray import exceptions as ray_errors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import committer
-from pipeline.cluster import Resources, RunStopped
+from pipeline.cluster import Resources, RunStopped, room
 from pipeline.committer import Committer, pause_after
 from pipeline.plan import Feed, Unit
 from pipeline.policy import Action, Commit, Policy, Task
@@ -209,12 +209,11 @@ class Driver:
         """Workers wanted: the most allowed, so that an autoscaler sees it, or what the cluster now has room for."""
         if self._resources.max_workers is not None:
             return self._resources.max_workers
-        room, asked = self._room
+        found, asked = self._room
         if time.monotonic() - asked > 5:  # nodes come and go
-            total, mine = ray.cluster_resources(), self._resources
-            room = int(total.get("GPU", 0) // mine.gpus if mine.gpus else total.get("CPU", 0) // mine.cpus)
-            self._room = (room, time.monotonic())
-        return max(1, room)
+            found = room(self._resources)
+            self._room = (found, time.monotonic())
+        return max(1, found)
 
     def _assign(self) -> None:
         if time.monotonic() < self._paused_until:

@@ -157,7 +157,7 @@ def _work(
                 facts, counts = before, write_manifest(job.store)
         else:
             with screen as shown, _started(shown), stop_on_signals() as stop:
-                fixed = Fixed.from_dict(before["fixed"]) if before else _fix(job)
+                fixed = Fixed.from_dict(before["fixed"]) if before else fix(job)
                 facts = _begin(job, fixed, before, job_yaml, work.round)
                 logger.info("%s", fixed)
                 _drive(job, fixed, work, tenure, stop, shown)
@@ -189,7 +189,8 @@ def _all_committed(job: PreparedJob) -> bool:
     return bool(chunks) and chunks[-1].final and len(committed_units(job.store, 0)) == planned_units(chunks)
 
 
-def _fix(job: PreparedJob) -> Fixed:
+def fix(job: PreparedJob) -> Fixed:
+    """Settle what `auto` stands for, on the cluster as it is now. Raises RunStopped."""
     workers = job.config.workers
     facts, gpus, cpus = probe(None if workers.gpus == "auto" else workers.gpus)
     precision = job.config.precision

@@ -57,7 +57,7 @@ class Monitor:
         now = time.monotonic()
         tally = self.tally
         tally.workers = workers
-        tally.total, tally.before, tally.listing = feed.outputs, feed.committed_outputs, feed.listing
+        tally.total, tally.before, tally.listing = feed.outputs, feed.committed_outputs, not feed.listed
         if tally.total and (self._noted is None or now - self._noted >= PROGRESS_EVERY):
             self._note_progress(now)
         self._display.show(tally, now)

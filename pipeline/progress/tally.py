@@ -109,6 +109,8 @@ class Tally:
     def _commit(self, facts: Mapping[str, Any], now: float) -> None:
         self.commits.add(facts["outputs"], now)
         self.acked = max(0, self.acked - facts["outputs"])
+        if (untold := self.commits.count - self.made.count) > 0:
+            self.made.add(untold, now)  # acknowledgements are no events, so who reads a log doesn't know of them
         self.failures.update(facts["failures"])
         for stage, seconds in facts["seconds"].items():
             self.seconds[stage] += seconds
