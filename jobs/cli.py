@@ -172,13 +172,14 @@ def status(
 ) -> None:
     """Say how far a run is, from its files alone; with --watch, follow it, and exit as it does."""
     from pipeline.progress.display import display
+    from pipeline.progress.watch import begun
     from pipeline.progress.watch import watch as watch_run
-    from pipeline.status import read_standing, read_status
+    from pipeline.status import read_status
     from workers.storage import open_store
 
     store = open_store(run)
     if watch:
-        with display(out, read_standing(store).title, Style.JSON if as_json else Style.AUTO) as shown:
+        with display(out, begun(store).title, Style.JSON if as_json else Style.AUTO) as shown:
             watch_run(store, shown)
     found = read_status(store)
     if as_json:

@@ -365,11 +365,11 @@ class Driver:
         lost = worker.birth is None or worker.birth.node not in _nodes_alive()
         cause = "out_of_memory" if isinstance(error, ray_errors.OutOfMemoryError) else "worker_died"
         if lost:
-            self._listener.event("worker_lost", worker=worker.name, error=first_line(error))
+            self._listener.event("worker_lost", worker=worker.name, error=first_line(error), details=str(error))
             self._policy.lost(worker.name)
         else:
-            printed = self._last_words(worker)
-            self._listener.event(cause, worker=worker.name, error=first_line(error), details=printed)
+            details = f"{error}\n{self._last_words(worker) or ''}".strip()
+            self._listener.event(cause, worker=worker.name, error=first_line(error), details=details)
             self._act(self._policy.died(worker.name, cause, self._in_hand(worker)))
         self._forget(worker)
 

@@ -145,7 +145,7 @@ def measure(
             bytes=_written(store) / (made + WARM_UP),
             device=f"one worker ({fixed.device.name}{'' if fixed.gpus else f', {fixed.cpus} CPUs'})",
             precision=fixed.precision,
-            partial=count < (fixed.batch.images or fixed.batch.most),
+            partial=job.config.task != "attribution" and count < (fixed.batch.images or fixed.batch.most),
             workers=resources.max_workers or max(1, room(resources)),
             left=found.outputs_left,
             price=price,

@@ -73,9 +73,7 @@ class Status(Standing):
     def lines(self) -> list[str]:
         """For people."""
         plus = "" if self.listed else "+ (still being listed)"
-        failed = (
-            f", {sum(self.failures.values()):,} of them failed: {by_reason(self.failures)}" if self.failures else ""
-        )
+        failed = f", {sum(self.failures.values()):,} failed: {by_reason(self.failures)}" if self.failures else ""
         return [
             f"{self.title}, {self.state}",
             f"units    {self.committed:,} of {self.units:,}{plus} committed",

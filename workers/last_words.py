@@ -8,6 +8,8 @@ from pathlib import Path
 TAIL_BYTES = 4000
 """Of each file."""
 
+_RAYS_OWN = (":job_id:", ":actor_name:", ":task_name:")
+
 
 def output_files() -> tuple[str, ...]:
     """The files that this process's stdout and stderr go to; none where they aren't files, or can't be asked."""
@@ -31,6 +33,7 @@ def _tail(name: str) -> str:
     try:
         with Path(name).open("rb") as file:
             file.seek(max(0, Path(name).stat().st_size - TAIL_BYTES))
-            return file.read().decode(errors="replace").strip()
+            lines = file.read().decode(errors="replace").splitlines()
+            return "\n".join(line for line in lines if not line.startswith(_RAYS_OWN)).strip()
     except OSError:
         return ""

@@ -33,6 +33,7 @@ class Monitor:
         self.tally.see(name, facts, time.monotonic())
         if name in DEATHS:
             self._usages.pop(facts["worker"], None)
+            self._weigh()
         self._log.add(name, facts)
         log_event(name, facts)
         self._display.tell(name, facts)
@@ -50,7 +51,7 @@ class Monitor:
         """A worker has told what it takes."""
         if pulse.usage:
             self._usages[worker] = pulse.usage
-            self.tally.load = Load.of(self._usages.values())
+            self._weigh()
 
     def turn(self, workers: int, feed: Feed) -> None:
         """The driver's loop went round."""
@@ -68,6 +69,9 @@ class Monitor:
         self._note_progress(now)
         self._display.show(self.tally, now, final=True)
         self._log.flush()
+
+    def _weigh(self) -> None:
+        self.tally.load = Load.of(self._usages.values()) if self._usages else None
 
     def _note_progress(self, now: float) -> None:
         self._noted = now

@@ -14,7 +14,7 @@ from pipeline.progress.tally import Tally
 def screen(title: str, tally: Tally, now: float, note: str | None = None) -> RenderableType:
     """The lines: each is cut at the terminal's width, none wraps. `note` is the last thing that went wrong."""
     facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(style="dim", no_wrap=True, min_width=len("workers"))
     facts.add_column(no_wrap=True, overflow="ellipsis")
     for label, value in _facts(tally, now):
         if value:

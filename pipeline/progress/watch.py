@@ -6,10 +6,11 @@ import time
 from datetime import datetime
 from typing import Any
 
+from pipeline.epoch import is_alive, latest_claim
 from pipeline.progress.display import Display
 from pipeline.progress.event_log import EventReader
 from pipeline.progress.tally import Tally
-from pipeline.status import Standing, read_standing
+from pipeline.status import NoRunError, Standing, read_standing
 from workers.storage import Store
 
 LOOK_EVERY = 3.0
@@ -44,6 +45,18 @@ class Watch:
         self.tally.see(event["event"], event, self._seen)
         if event["event"] != "progress" and time.time() - self._seen < NEWS:
             shown.tell(event["event"], event)
+
+
+def begun(store: Store) -> Standing:
+    """The standing of a run; waits for it while a driver is only about to begin. Raises NoRunError."""
+    while True:
+        try:
+            return read_standing(store)
+        except NoRunError:
+            claim = latest_claim(store)
+            if claim is None or not is_alive(claim):
+                raise
+        time.sleep(LOOK_EVERY)
 
 
 def watch(store: Store, shown: Display) -> Standing:
