@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from pipeline.prepare import PreparedJob
     from pipeline.run import Outcome
 
+OTHERS_RUN = 5
+"""The exit code where the run's log is about the work of others."""
+
 
 @dataclass(frozen=True)
 class Teller:
@@ -63,14 +66,14 @@ class Teller:
                 self._complain(done)
             commands["resume"] = shlex.join(["pixgrad", *sys.argv[1:]])
             self._complain(f"To go on: {commands['resume']}")
-        if log := self.log_hint():
+        if error.exit_code != OTHERS_RUN and (log := self.log_hint()):
             self._complain(log)
         self._end(error.exit_code, error=str(error), run=self.job.store.url, log=self._log(), commands=commands)
 
     def log_hint(self) -> str | None:
         """Where to read on."""
         log = self._log()
-        return f"Details:  {log}" if log else None
+        return f"Details: {log}" if log else None
 
     def _log(self) -> str | None:
         with suppress(PixgradError):  # the store may be what stopped the run

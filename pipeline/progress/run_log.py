@@ -53,7 +53,7 @@ def run_log(store: Store, epoch: int) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        logger.error("the session ends with %s", type(error).__name__, exc_info=True)
+        logger.error("ends with %s: %s", type(error).__name__, error, exc_info=True)
         raise
     finally:
         logging.captureWarnings(False)

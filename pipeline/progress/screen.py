@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -10,11 +11,14 @@ from rich.text import Text
 from pipeline.progress import words
 from pipeline.progress.tally import Tally
 
+_FREE = 3
+"""Columns left free at the right: a terminal writes `^C` where the last line ends, and must not wrap over it."""
+
 
 def screen(title: str, tally: Tally, now: float, note: str | None = None) -> RenderableType:
     """The lines: each is cut at the terminal's width, none wraps. `note` is the last thing that went wrong."""
     facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="dim", no_wrap=True, min_width=len("workers"))
+    facts.add_column(style="dim", no_wrap=True, min_width=len("stopping"))
     facts.add_column(no_wrap=True, overflow="ellipsis")
     for label, value in _facts(tally, now):
         if value:
@@ -23,7 +27,8 @@ def screen(title: str, tally: Tally, now: float, note: str | None = None) -> Ren
         facts.add_row("failed", Text(words.by_reason(tally.failures), style="red"))
     if note:
         facts.add_row("last", Text(note, style="yellow"))
-    return Group(Text(title, style="bold", no_wrap=True, overflow="ellipsis"), _bar(tally), facts)
+    lines = Group(Text(title, style="bold", no_wrap=True, overflow="ellipsis"), _bar(tally), facts)
+    return Padding(lines, (0, _FREE, 0, 0))
 
 
 def _bar(tally: Tally) -> RenderableType:
@@ -39,13 +44,11 @@ def _facts(tally: Tally, now: float) -> list[tuple[str, str | None]]:
     remaining = tally.remaining(now)
     to_go = f"{words.duration(remaining)} to go" if remaining is not None and tally.done < tally.total else None
     so_far = f"{words.duration(now - tally.began)} so far" if tally.began is not None else None
-    crew = words.workers(tally)
-    if tally.stopping:
-        crew += "; stopping when what they have in hand is done, in 10 s at most (Ctrl-C again: at once)"
     return [
         ("speed", words.speed(tally, now)),
         ("time", ", ".join(filter(None, (so_far, to_go)))),
-        ("workers", crew),
+        ("workers", words.workers(tally)),
         ("stages", words.stages(tally)),
         ("use", words.load(tally.load)),
+        ("stopping", "some seconds for what is in hand; Ctrl-C again: at once" if tally.stopping else None),
     ]
