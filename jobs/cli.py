@@ -321,7 +321,7 @@ def _tell(job: PreparedJob, work: Callable[[], Outcome], progress: Style = Style
         teller.stopped(error)
         raise typer.Exit(error.exit_code) from None
     except Exception:
-        err.print(teller.log_hint() or "", markup=False)
+        teller.broken()
         raise
     teller.complete(outcome)
     raise typer.Exit(outcome.exit_code)

@@ -66,14 +66,17 @@ class Teller:
                 self._complain(done)
             commands["resume"] = shlex.join(["pixgrad", *sys.argv[1:]])
             self._complain(f"To go on: {commands['resume']}")
-        if error.exit_code != OTHERS_RUN and (log := self.log_hint()):
-            self._complain(log)
+        if error.exit_code != OTHERS_RUN:
+            self._point_to_log()
         self._end(error.exit_code, error=str(error), run=self.job.store.url, log=self._log(), commands=commands)
 
-    def log_hint(self) -> str | None:
-        """Where to read on."""
-        log = self._log()
-        return f"Details: {log}" if log else None
+    def broken(self) -> None:
+        """An internal error ended the run; the log has its traceback."""
+        self._point_to_log()
+
+    def _point_to_log(self) -> None:
+        if log := self._log():
+            self._complain(f"Details: {log}")
 
     def _log(self) -> str | None:
         with suppress(PixgradError):  # the store may be what stopped the run
