@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from rich.console import Group, RenderableType
-from rich.padding import Padding
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -28,7 +27,17 @@ def screen(title: str, tally: Tally, now: float, note: str | None = None) -> Ren
     if note:
         facts.add_row("last", Text(note, style="yellow"))
     lines = Group(Text(title, style="bold", no_wrap=True, overflow="ellipsis"), _bar(tally), facts)
-    return Padding(lines, (0, _FREE, 0, 0))
+    return _Narrow(lines)
+
+
+class _Narrow:
+    """Leaves the last columns of the terminal alone; padding would write spaces there."""
+
+    def __init__(self, lines: RenderableType):
+        self._lines = lines
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from console.render(self._lines, options.update(width=max(1, options.max_width - _FREE)))
 
 
 def _bar(tally: Tally) -> RenderableType:
