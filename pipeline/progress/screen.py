@@ -16,9 +16,9 @@ _FREE = 3
 
 def screen(title: str, tally: Tally, now: float, note: str | None = None) -> RenderableType:
     """The lines: each is cut at the terminal's width, none wraps. `note` is the last thing that went wrong."""
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="dim", no_wrap=True, min_width=len("stopping"))
-    facts.add_column(no_wrap=True, overflow="ellipsis")
+    facts = Table.grid(padding=(0, 2), expand=True)
+    facts.add_column(style="dim", width=len("stopping"))
+    facts.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
     for label, value in _facts(tally, now):
         if value:
             facts.add_row(label, Text(value))

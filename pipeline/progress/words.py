@@ -64,7 +64,7 @@ def workers(tally: Tally) -> str:
     if tally.starting > 0:
         words.append(f"{tally.starting} starting" if words else f"{plural(tally.starting, 'worker')} starting")
     if not words:
-        words.append("none yet, Ray is starting" if tally.began is None else "none")
+        words.append("no worker yet, Ray is starting" if tally.began is None else "no worker")
     if tally.restarts:
         words.append(f"{tally.restarts} replaced")
     return ", ".join(words)

@@ -49,7 +49,7 @@ def test_a_line_says_all_there_is_to_say(tally: Tally) -> None:
 
 
 def test_at_the_beginning_it_says_what_it_waits_for() -> None:
-    assert words.sentence(Tally(), 0.0) == "0/0+ outputs · none yet, Ray is starting"
+    assert words.sentence(Tally(), 0.0) == "0/0+ outputs · no worker yet, Ray is starting"
 
 
 @pytest.mark.parametrize("width", [40, 80, 140])
@@ -57,7 +57,8 @@ def test_no_line_is_wider_than_the_terminal_and_none_wraps(tally: Tally, width: 
     lines = drawn(tally, width, note="12:00 worker-2 died and is replaced: " + "a long story " * 20)
     labels = ["pets:", None, "speed", "time", "workers", "stages", "use", "failed", "last"]
     assert [line.split()[0] if label else None for line, label in zip(lines, labels, strict=True)] == labels
-    assert max(map(len, lines)) <= width - len("^C") - 1 and "606/1,200" in lines[1]
+    assert max(map(len, lines)) <= width - len("^C") - 1, "or what Ctrl-C echoes would wrap"
+    assert "606/1,200" in lines[1] and lines[-1].endswith("…")
 
 
 def test_names_are_no_markup(tally: Tally) -> None:
