@@ -12,8 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from pipeline.cluster import check_room, cluster, room
-from pipeline.driver import Driver
+from pipeline.cluster import cluster, room
 from pipeline.forecast import Forecast
 from pipeline.plan import Unit
 from pipeline.prepare import PreparedJob
@@ -22,8 +21,7 @@ from pipeline.progress.event_log import EventLog
 from pipeline.progress.monitor import Monitor
 from pipeline.progress.style import Style
 from pipeline.progress.words import by_reason, duration, per, plural, size
-from pipeline.run import Fixed, fix, worker_resources, worker_setup
-from pipeline.signals import stop_on_signals
+from pipeline.run import Fixed, drive_elsewhere, fix, worker_resources
 from workers.errors import PixgradError
 from workers.records import ImageRef, Output
 from workers.storage import LocalStore, Store, open_store
@@ -130,12 +128,13 @@ def measure(
         store = open_store(folder)
         feed = _TimedFeed(_outputs(job, found.refs, count))
         monitor = _Stopwatch(EventLog(store, 0), shown, fixed.gpus, feed)
-        _drive(job, fixed, store, feed, monitor)
+        resources = worker_resources(job.config, fixed)
+        alone = replace(resources, min_workers=1, max_workers=1)
+        drive_elsewhere(job, fixed, store, feed, monitor, alone)
         seconds = feed.seconds
         made = feed.outputs - WARM_UP - monitor.tally.failed
         if seconds is None or made <= 0:
             raise MeasureError(f"No output of the sample could be made: {by_reason(monitor.tally.failures)}.")
-        resources = worker_resources(job.config, fixed)
         return Measurement(
             outputs=feed.outputs - WARM_UP,
             failures=dict(monitor.tally.failures),
@@ -220,24 +219,6 @@ class _Stopwatch(Monitor):
             if facts["unit"] == 0:
                 self.tally.failures.clear()
                 self.tally.seconds.clear()
-
-
-def _drive(job: PreparedJob, fixed: Fixed, store: Store, feed: _TimedFeed, monitor: Monitor) -> None:
-    resources = replace(worker_resources(job.config, fixed), min_workers=1, max_workers=1)
-    check_room(resources)
-    with stop_on_signals() as stop:
-        try:
-            driver = Driver(
-                store=store,
-                setup=worker_setup(job, fixed, output=store.url),
-                weights=job.model.weights.read(),
-                resources=resources,
-                feed=feed,
-                listener=monitor,
-            )
-            driver.run(stop)
-        finally:
-            monitor.close()
 
 
 def _written(store: Store) -> int:

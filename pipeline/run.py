@@ -32,7 +32,7 @@ from workers.actor import DeviceFacts
 from workers.errors import PixgradError
 from workers.layout import JOB
 from workers.setup import BatchPlan, WorkerSetup
-from workers.storage import StorageError
+from workers.storage import StorageError, Store
 
 CPU_PAIRS = 8
 """Rows of an evaluation of attribution on a CPU; dreams and styles take one image at a time there, which is fastest."""
@@ -261,6 +261,26 @@ def _drive(
     finally:
         feed.close()
         monitor.close()
+
+
+def drive_elsewhere(
+    job: PreparedJob, fixed: Fixed, store: Store, feed: Feed, monitor: Monitor, resources: Resources
+) -> None:
+    """Make a feed's outputs as the run's workers would, but in another store. Raises as `run` does."""
+    check_room(resources)
+    with stop_on_signals() as stop:
+        try:
+            driver = Driver(
+                store=store,
+                setup=worker_setup(job, fixed, output=store.url),
+                weights=job.model.weights.read(),
+                resources=resources,
+                feed=feed,
+                listener=monitor,
+            )
+            driver.run(stop)
+        finally:
+            monitor.close()
 
 
 def _end(job: PreparedJob, facts: dict[str, Any], exit_code: int, counts: Counts | None) -> None:
