@@ -79,17 +79,12 @@ def load(found: Load | None) -> str | None:
     """What the workers take."""
     if found is None:
         return None
-    words = [f"{plural_cores(found.cpus)} busy", size(found.memory)]
+    words = [f"{found.cpus:.1f} cores busy", size(found.memory)]
     if found.gpu is not None:
         words.insert(0, f"GPU {found.gpu:.0%} busy")
     if found.gpu_memory is not None:
         words.insert(1, f"{size(found.gpu_memory)} on it")
     return ", ".join(words)
-
-
-def plural_cores(cpus: float) -> str:
-    """Cores, which may be less than one."""
-    return f"{cpus:.1f} cores"
 
 
 def sentence(tally: Tally, now: float) -> str:
