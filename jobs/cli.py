@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -12,10 +11,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from jobs.commands import app as shortcuts_app
-from jobs.options import CodeOption, ExtendOption, JobArgument, RunArgument, SetOption, err, out, resumable
+from jobs.options import (
+    RESUMABLE,
+    CodeOption,
+    ExtendOption,
+    JobArgument,
+    ProgressOption,
+    RunArgument,
+    SetOption,
+    err,
+    out,
+    typed,
+)
+from pipeline.progress.style import Style
 from workers.errors import PixgradError
 
 if TYPE_CHECKING:
@@ -58,6 +71,7 @@ def run(
     job: JobArgument,
     set_: SetOption = None,
     allow_code: CodeOption = False,
+    progress: ProgressOption = Style.AUTO,
     extend: ExtendOption = False,
 ) -> None:
     """Run a job, or go on with it: the same command resumes. Ray is embedded, or the cluster at RAY_ADDRESS."""
@@ -65,18 +79,25 @@ def run(
     from pipeline.run import run as run_job
 
     prepared = prepare_job(job, set_ or [], allow_code=allow_code)
-    _tell(prepared, lambda: run_job(prepared, job_yaml=dump_job(prepared.config), console=err, extend=extend))
+    job_yaml = dump_job(prepared.config)
+    _tell(prepared, lambda: run_job(prepared, job_yaml=job_yaml, console=err, style=progress, extend=extend), progress)
 
 
 @app.command()
-def retry(run: RunArgument, set_: SetOption = None, allow_code: CodeOption = False) -> None:
+def retry(
+    run: RunArgument,
+    set_: SetOption = None,
+    allow_code: CodeOption = False,
+    progress: ProgressOption = Style.AUTO,
+) -> None:
     """Try the failed outputs of a complete run again, as a new round; the same command goes on with it."""
     from jobs.spec import dump_job, recall_job
     from pipeline.run import retry as retry_run
     from workers.storage import open_store
 
     prepared = recall_job(open_store(run), set_ or [], allow_code=allow_code)
-    _tell(prepared, lambda: retry_run(prepared, job_yaml=dump_job(prepared.config), console=err))
+    job_yaml = dump_job(prepared.config)
+    _tell(prepared, lambda: retry_run(prepared, job_yaml=job_yaml, console=err, style=progress), progress)
 
 
 @app.command()
@@ -122,27 +143,55 @@ def _follow(cluster: Cluster, submission: str, *, stopping: bool) -> None:
     try:
         ending = cluster.follow(submission, lambda text: print(text, end="", flush=True))
     except KeyboardInterrupt:
-        again = shlex.join(["pixgrad", *sys.argv[1:]])
-        err.print(f"\nThe job goes on. To follow it: {again}\nTo stop it:  {again} --stop", markup=False)
+        err.print(f"\nThe job goes on. To follow it: {typed()}\nTo stop it:  {typed()} --stop", markup=False)
         raise typer.Exit(130) from None
     if ending.sentence:
         err.print(ending.sentence, markup=False)
-    if ending.exit_code in (4, 130) and not stopping:
-        err.print(f"To go on: {shlex.join(['pixgrad', *sys.argv[1:]])}", markup=False)
+    if ending.exit_code in RESUMABLE and not stopping:
+        err.print(f"To go on: {typed()}", markup=False)
     raise typer.Exit(0 if stopping and ending.exit_code == 130 else ending.exit_code)
 
 
 @app.command()
-def plan(job: JobArgument, set_: SetOption = None, allow_code: CodeOption = False) -> None:
-    """Show what a job would do: inputs, frames, units, model, disk; a sample is decoded. Nothing is written."""
+def plan(
+    job: JobArgument,
+    set_: SetOption = None,
+    allow_code: CodeOption = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    measure: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Make N sampled outputs, too, and say how long all will take.")
+    ] = 0,
+    price: Annotated[
+        float | None, typer.Option(metavar="PER_HOUR", min=0, help="What a worker's hour costs, for --measure.")
+    ] = None,
+    scratch: Annotated[
+        str | None, typer.Option(metavar="URI", help="Where --measure writes; a worker must reach it.")
+    ] = None,
+    progress: ProgressOption = Style.AUTO,
+) -> None:
+    """Show what a job would do: inputs, frames, units, model, disk; a sample is decoded. The run isn't written to."""
     from jobs.spec import prepare_job
     from pipeline.forecast import forecast
 
-    prepared = prepare_job(job, set_ or [], allow_code=allow_code)
+    if not measure and (price is not None or scratch is not None):
+        raise typer.BadParameter("--price and --scratch go with --measure N.")
+    found = forecast(prepare_job(job, set_ or [], allow_code=allow_code), max(measure, 1))
+    facts, rows = found.as_dict(), list(found.rows())
+    if measure:
+        from pipeline.measure import measure as measure_job
+
+        measured = measure_job(found, measure, price=price, scratch=scratch, console=err, style=progress)
+        facts["measured"] = measured.as_dict()
+        rows += measured.rows()
+    if as_json:
+        print(json.dumps(facts))
+        return
     table = Table(show_header=False, box=None, pad_edge=False)
-    for name, value in forecast(prepared):
-        table.add_row(name, value)
-    out.print(table, markup=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, Text(value))
+    (Console(highlight=False) if out.is_terminal else out).print(table)
 
 
 @app.command()
@@ -165,17 +214,30 @@ def export(
 
 
 @app.command()
-def status(run: RunArgument, as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
-    """Say how far a run is, from its files alone."""
+def status(
+    run: RunArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow it to the end of its session.")] = False,
+) -> None:
+    """Say how far a run is, from its files alone; with --watch, follow it, and exit as it does."""
+    from pipeline.progress.display import display
+    from pipeline.progress.watch import begun
+    from pipeline.progress.watch import watch as watch_run
     from pipeline.status import read_status
     from workers.storage import open_store
 
-    found = read_status(open_store(run))
+    store = open_store(run)
+    if watch:
+        with display(out, begun(store).title, Style.JSON if as_json else Style.AUTO) as shown:
+            watch_run(store, shown)
+    found = read_status(store)
     if as_json:
         facts = {"state": found.state, "units": found.units, "committed": found.committed, "images": found.images}
         print(json.dumps({**facts, "outputs": found.outputs, "listed": found.listed, "failures": found.failures}))
     else:
         out.print("\n".join(found.lines()), markup=False)
+    if watch:
+        raise typer.Exit(found.exit_code)
 
 
 @app.command()
@@ -297,22 +359,20 @@ def schema() -> None:
     print(json.dumps(json_schema(), indent=2))
 
 
-def _tell(job: PreparedJob, work: Callable[[], Outcome]) -> None:
+def _tell(job: PreparedJob, work: Callable[[], Outcome], progress: Style = Style.AUTO) -> None:
     """Do the work of a run and tell how it ended; the process ends with its exit code."""
-    with resumable():
+    from jobs.ending import Teller
+
+    teller = Teller(job, out, err, progress)
+    try:
         outcome = work()
-    counts, place = outcome.counts, job.store.url
-    out.print(f"{counts.ok} of {counts.outputs} outputs made, {counts.failed} failed.", markup=False)
-    for code, count in counts.failures.items():
-        out.print(f"  {count} {code}", markup=False)
-    out.print(f"Run:     {place}\nRows:    {place}/manifest.parquet", markup=False)
-    out.print(f"Files:   {shlex.join(['pixgrad', 'export', place, 'DEST'])}", markup=False)
-    if counts.failed:
-        out.print(f"Again:   {shlex.join(['pixgrad', 'retry', place])}", markup=False)
-    if outcome.exit_code == 3:
-        err.print(
-            f"More outputs failed than max_failed ({job.config.max_failed:g}) allows; the rows say why.", markup=False
-        )
+    except PixgradError as error:
+        teller.stopped(error)
+        raise typer.Exit(error.exit_code) from None
+    except Exception:
+        teller.broken()
+        raise
+    teller.complete(outcome)
     raise typer.Exit(outcome.exit_code)
 
 

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from pipeline.progress.style import Style
 from workers.errors import PixgradError
 
 JobArgument = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.")]
@@ -22,7 +23,17 @@ SetOption = Annotated[
 ]
 CodeOption = Annotated[bool, typer.Option("--allow-code", help="Let the job import a model of your own.")]
 ExtendOption = Annotated[bool, typer.Option("--extend", help="Take in what was added to the source.")]
+ProgressOption = Annotated[
+    Style,
+    typer.Option(
+        "--progress",
+        help="Shown on stderr: live on a terminal, plain or JSON lines, or none; auto is live or plain.",
+    ),
+]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The run's folder or prefix.")]
+
+RESUMABLE = (4, 130)
+"""Exit codes of runs that the same command goes on with."""
 
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -34,9 +45,14 @@ def resumable() -> Iterator[None]:
     try:
         yield
     except PixgradError as error:
-        if error.exit_code in (4, 130) and "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # else `submit` says it
+        if error.exit_code in RESUMABLE and not is_submitted():
             err.print(f"To go on: {typed()}", markup=False)
         raise
+
+
+def is_submitted() -> bool:
+    """Whether this is the process of a submitted job: `submit`, which knows the command, says how that goes on."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def typed() -> str:

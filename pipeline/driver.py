@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import ray
@@ -31,10 +31,14 @@ from pipeline.plan import Feed, Unit
 from pipeline.policy import Action, Commit, Policy, Task
 from workers.actor import CONCURRENT_ATTEMPTS, Birth, Pulse, StartError, remote_actor
 from workers.errors import OutOfMemoryError, PixgradError, first_line
+from workers.last_words import last_words
 from workers.recorder import OutputIndex, read_recorder
 from workers.records import Acked, Attempt, Event, Piece, Started, encode_rows, failed_row, row_identity, row_schema
 from workers.setup import WorkerSetup
 from workers.storage import StorageError, Store, is_remote, read_bytes
+
+A = TypeVar("A")
+T = TypeVar("T")
 
 DEATHS = (
     ray_errors.RayActorError,
@@ -78,6 +82,10 @@ class Listener(Protocol):
 
     def committed(self, unit: int, outputs: int, failures: Mapping[str, int], seconds: Mapping[str, float]) -> None:
         """A unit was committed."""
+        ...
+
+    def pulse(self, worker: str, pulse: Pulse) -> None:
+        """A worker has given a sign of life."""
         ...
 
     def turn(self, workers: int, feed: Feed) -> None:
@@ -241,6 +249,7 @@ class Driver:
         self._workers_made += 1
         worker = _Worker(f"worker-{self._workers_made}", self._actor.remote(self._setup, self._pictures))
         self._starting[worker.actor.start.remote(self._weights)] = worker
+        self._listener.event("worker_starting", worker=worker.name)
 
     def _let_go(self, worker: _Worker) -> None:
         assert worker.birth is not None
@@ -330,7 +339,7 @@ class Driver:
             raise RunStopped(str(error), 2)
         if self._start_failures >= at_most and not self._workers:
             raise RunStopped(
-                f"{self._start_failures} workers in a row failed to start (see events.jsonl). The last one: {error}", 4
+                f"{self._start_failures} workers in a row failed to start (see the run's log). The last one: {error}", 4
             )
 
     def _on_stream(self, stream: _Stream) -> None:
@@ -375,7 +384,8 @@ class Driver:
     def _on_failed_attempt(self, task: Task, error: ray_errors.RayTaskError) -> None:
         """The attempt raised: memory ran out, the store failed, or there is a bug."""
         cause = error.cause
-        self._listener.event("attempt_failed", unit=task.unit, error=str(cause or error))
+        details = None if isinstance(cause, PixgradError) else str(error)
+        self._listener.event("attempt_failed", unit=task.unit, error=first_line(cause or error), details=details)
         if isinstance(cause, OutOfMemoryError):
             in_hand = {(task.unit, index) for index in cause.indices}
             self._act(self._policy.overwhelmed(task.id, "out_of_memory", in_hand))
@@ -386,7 +396,7 @@ class Driver:
         elif isinstance(cause, PixgradError):
             raise RunStopped(str(cause), 4)
         else:
-            raise RuntimeError(f"an attempt ended with {first_line(cause or error)} (see events.jsonl)") from error
+            raise RuntimeError(f"an attempt ended with {first_line(cause or error)} (see the run's log)") from error
 
     def _on_failing_store(self, sentence: str) -> None:
         now = time.monotonic()
@@ -403,10 +413,12 @@ class Driver:
         self._read_to_the_end(worker)
         lost = worker.birth is None or _went_away(worker.birth.node, error)
         cause = "out_of_memory" if isinstance(error, ray_errors.OutOfMemoryError) else "worker_died"
-        self._listener.event("worker_lost" if lost else cause, worker=worker.name, error=first_line(error))
         if lost:
+            self._listener.event("worker_lost", worker=worker.name, error=first_line(error), details=str(error))
             self._policy.lost(worker.name)
         else:
+            details = f"{error}\n{self._last_words(worker) or ''}".strip()
+            self._listener.event(cause, worker=worker.name, error=first_line(error), details=details)
             self._act(self._policy.died(worker.name, cause, self._in_hand(worker)))
         self._forget(worker)
 
@@ -442,14 +454,15 @@ class Driver:
         if worker.pulse is None or pulse.ticks > worker.pulse.ticks:
             worker.moved = time.monotonic()
         worker.pulse = pulse
+        self._listener.pulse(worker.name, pulse)
 
     def _on_hang(self, worker: _Worker) -> None:
         """Nothing moved for too long: the worker is replaced. If it waits for the store, no image is to blame."""
         del self._workers[worker.name]
         answers = worker.asking is None or time.monotonic() - worker.asked < self._pulse_seconds()
         store = worker.pulse.store if worker.pulse and answers else None
-        self._listener.event("worker_hung", worker=worker.name, waiting_for=store)
         ray.kill(worker.actor)
+        self._listener.event("worker_hung", worker=worker.name, waiting_for=store, details=self._last_words(worker))
         self._read_to_the_end(worker)
         if store:
             self._policy.lost(worker.name)
@@ -461,12 +474,21 @@ class Driver:
     def _in_hand(self, worker: _Worker) -> frozenset[OutputIndex] | None:
         """What a worker's flight recorder says; None if it can't be read."""
         assert worker.birth is not None
-        if worker.birth.node == self._node:
-            return read_recorder(worker.birth.recorder)
-        where = NodeAffinitySchedulingStrategy(worker.birth.node, soft=False)
-        reader = ray.remote(num_cpus=0)(read_recorder).options(scheduling_strategy=where)
+        return self._on_its_node(worker.birth, read_recorder, worker.birth.recorder)
+
+    def _last_words(self, worker: _Worker) -> str | None:
+        """The end of what a worker printed; None if it can't be read."""
+        assert worker.birth is not None
+        return self._on_its_node(worker.birth, last_words, worker.birth.output)
+
+    def _on_its_node(self, birth: Birth, read: Callable[[A], T], argument: A) -> T | None:
+        """Read a file where a worker lived; None if its node doesn't answer."""
+        if birth.node == self._node:
+            return read(argument)
+        where = NodeAffinitySchedulingStrategy(birth.node, soft=False)
+        reader = ray.remote(num_cpus=0)(read).options(scheduling_strategy=where)
         try:
-            return ray.get(reader.remote(worker.birth.recorder), timeout=PULSE_SECONDS)
+            return ray.get(reader.remote(argument), timeout=PULSE_SECONDS)
         except (ray_errors.RayError, TimeoutError):
             return None
 
@@ -510,6 +532,7 @@ class Driver:
             self._listener.committed(number, len(unit.unit.outputs), {}, {})
 
     def _drain(self) -> None:
+        self._listener.event("stopping", seconds=DRAIN_SECONDS)
         deadline = time.monotonic() + DRAIN_SECONDS
         while (self._streams or self._committing) and time.monotonic() < deadline:
             self._wait(timeout=0.5)

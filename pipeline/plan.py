@@ -86,12 +86,14 @@ class Unit:
 class Feed(Protocol):
     """Units still to be done.
 
-    `outputs` are known so far, `committed_outputs` of them were committed before; `listing` while there may be more.
-    `error` is what ended the listing before its end: what was listed until then can still be done.
+    `outputs` are known so far, `committed_outputs` of them were committed before; all are known once it is `listed`.
+    `listing` while there may be more units. `error` is what ended the listing before its end: what was listed until
+    then can still be done.
     """
 
     outputs: int
     committed_outputs: int
+    listed: bool
     listing: bool
     error: BaseException | None
 
@@ -230,6 +232,7 @@ class UnitFeed:
         self._units: Iterator[Unit] = iter(())
         self.outputs = 0
         self.committed_outputs = 0
+        self.listed = False
         self.listing = True
         self.error: BaseException | None = None
         self._closed = threading.Event()
@@ -258,19 +261,27 @@ class UnitFeed:
             self.error = arrived
             self.listing = False
         else:
-            sizes = self._plan.unit_sizes(arrived)
-            done = {unit: size for unit, size in sizes.items() if unit in self._committed}
-            self.outputs += sum(sizes.values())
-            self.committed_outputs += sum(done.values())
-            if len(done) < len(sizes):
+            done = self._committed_of(arrived)
+            if len(done) < arrived.units:
                 self._units = (unit for unit in self._plan.units(arrived) if unit.id not in done)
+
+    def _committed_of(self, chunk: Chunk) -> set[int]:
+        return {unit for unit in range(chunk.first_unit, chunk.first_unit + chunk.units) if unit in self._committed}
+
+    def _count(self, chunk: Chunk) -> None:
+        """Count a chunk as soon as it is listed, long before its turn comes."""
+        sizes = self._plan.unit_sizes(chunk)
+        self.outputs += sum(sizes.values())
+        self.committed_outputs += sum(sizes[unit] for unit in self._committed_of(chunk))
 
     def _list(self) -> None:
         try:
             for chunk in chain(self._plan.chunks(), self._plan.extend(self._source, again=self._extend)):
+                self._count(chunk)
                 self._arrived.put(chunk)
                 if self._closed.is_set():
                     return
+            self.listed = True
             self._arrived.put(None)
         except BaseException as error:
             self._arrived.put(error)

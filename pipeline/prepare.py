@@ -64,6 +64,11 @@ class PreparedJob:
     allow_code: bool
 
     @property
+    def title(self) -> str:
+        """What the job is, for people."""
+        return f"{self.config.name}: {self.config.task} with {self.config.model.name}"
+
+    @property
     def min_side(self) -> int:
         """The smallest side in pixels that the network takes at the layers used."""
         return self.model.description.min_side(self.layers)

@@ -14,16 +14,16 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 
-from pipeline.cluster import check_room, cluster, probe
+from pipeline.cluster import cluster, probe
 from pipeline.commit import latest_rows
-from pipeline.driver import Driver
 from pipeline.export import read_samples
 from pipeline.prepare import PreparedJob
-from pipeline.progress import EventLog, Monitor, display
+from pipeline.progress.display import display
+from pipeline.progress.event_log import EventLog
+from pipeline.progress.monitor import Monitor
 from pipeline.provenance import versions
 from pipeline.retry import RetryFeed, Round
-from pipeline.run import Fixed, worker_resources, worker_setup
-from pipeline.signals import stop_on_signals
+from pipeline.run import Fixed, drive_elsewhere, worker_resources
 from pipeline.status import open_run
 from workers.storage import Store, open_store
 
@@ -82,24 +82,10 @@ def _make(job: PreparedJob, fixed: Fixed, sample: dict[str, Row], store: Store, 
     wanted: dict[int, set[str]] = {}
     for key, row in sample.items():
         wanted.setdefault(row["unit"], set()).add(key)
-    resources = worker_resources(job.config, fixed)
-    check_room(resources)
-    monitor = Monitor(EventLog(store, 0), display(console, f"{job.config.name}, again"))
     feed = RetryFeed(job.plan(), Round(0, wanted))
-    setup = worker_setup(job, fixed, output=store.url)
-    with stop_on_signals() as stop:
-        try:
-            driver = Driver(
-                store=store,
-                setup=setup,
-                weights=job.model.weights.read(),
-                resources=resources,
-                feed=feed,
-                listener=monitor,
-            )
-            driver.run(stop)
-        finally:
-            monitor.close()
+    with display(console, f"{job.title}, again") as shown:
+        monitor = Monitor(EventLog(store, 0), shown, fixed.gpus)
+        drive_elsewhere(job, fixed, store, feed, monitor, worker_resources(job.config, fixed))
 
 
 def _compare(store: Store, before: Row, scratch: Store, again: Row) -> Iterator[str]:

@@ -58,6 +58,7 @@ class RetryFeed:
         self._units = self._read(plan, round.failed)
         self.outputs = round.outputs
         self.committed_outputs = 0
+        self.listed = True
         self.listing = True
         self.error: BaseException | None = None
 

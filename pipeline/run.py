@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -18,7 +20,12 @@ from pipeline.epoch import Tenure, take_over
 from pipeline.listing import SourceError
 from pipeline.plan import Feed, UnitFeed, planned_units, read_chunks
 from pipeline.prepare import PreparedJob
-from pipeline.progress import EventLog, Monitor, display
+from pipeline.progress.display import Display, display
+from pipeline.progress.event_log import EventLog
+from pipeline.progress.monitor import Monitor
+from pipeline.progress.run_log import logger, run_log
+from pipeline.progress.style import Style
+from pipeline.progress.tally import Tally
 from pipeline.provenance import fingerprint, now, versions, write_run
 from pipeline.retry import RetryFeed, next_round
 from pipeline.signals import stop_on_signals
@@ -26,7 +33,7 @@ from workers.actor import DeviceFacts
 from workers.errors import PixgradError
 from workers.layout import JOB
 from workers.setup import BatchPlan, WorkerSetup
-from workers.storage import StorageError
+from workers.storage import StorageError, Store
 
 CPU_PAIRS = 8
 """Rows of an evaluation of attribution on a CPU; dreams and styles take one image at a time there, which is fastest."""
@@ -83,8 +90,12 @@ class Work:
     feed: Callable[[], Feed]
 
 
-def run(job: PreparedJob, *, job_yaml: str, console: Console, extend: bool = False) -> Outcome:
+def run(
+    job: PreparedJob, *, job_yaml: str, console: Console, style: Style = Style.AUTO, extend: bool = False
+) -> Outcome:
     """Run a prepared job to its end, or go on with it. `job_yaml` is the resolved job for the run's folder.
+
+    Progress is shown on `console` in a style.
 
     With `extend`, what was added to the source since it was listed is taken in. Raises RunBusyError, OtherJobError,
     RunStopped, StorageError, SourceError and the like; whatever is committed stays.
@@ -95,10 +106,10 @@ def run(job: PreparedJob, *, job_yaml: str, console: Console, extend: bool = Fal
             return None
         return Work(0, lambda: UnitFeed(job.plan(), job.source, committed_units(job.store, 0), extend=extend))
 
-    return _session(job, first_round, job_yaml, console)
+    return _session(job, first_round, job_yaml, display(console, job.title, style))
 
 
-def retry(job: PreparedJob, *, job_yaml: str, console: Console) -> Outcome:
+def retry(job: PreparedJob, *, job_yaml: str, console: Console, style: Style = Style.AUTO) -> Outcome:
     """Try the failed outputs of a complete run again, as a new round, or go on with such a round.
 
     Raises as `run` does, and UnfinishedError if the run itself isn't complete.
@@ -110,14 +121,31 @@ def retry(job: PreparedJob, *, job_yaml: str, console: Console) -> Outcome:
         round = next_round(job.store)
         return Work(round.number, lambda: RetryFeed(job.plan(), round)) if round.failed else None
 
-    return _session(job, next_one, job_yaml, console)
+    return _session(job, next_one, job_yaml, display(console, job.title, style))
 
 
-def _session(job: PreparedJob, find_work: Callable[[], Work | None], job_yaml: str, console: Console) -> Outcome:
-    """Claim the run, do the work if there is any, sum up, give the run up."""
-    began = time.monotonic()
+def _session(
+    job: PreparedJob, find_work: Callable[[], Work | None], job_yaml: str, screen: AbstractContextManager[Display]
+) -> Outcome:
+    """Claim the run and do the session's work, with a log of it."""
     job.own_run()
     tenure = take_over(job.store)
+    with run_log(job.store, tenure.claim.epoch):
+        logger.info("%s, session %s, %s", job.title, tenure.claim.epoch, versions())
+        outcome = _work(job, find_work, tenure, job_yaml, screen)
+        logger.info("ends with exit code %s: %s", outcome.exit_code, outcome.counts)
+        return outcome
+
+
+def _work(
+    job: PreparedJob,
+    find_work: Callable[[], Work | None],
+    tenure: Tenure,
+    job_yaml: str,
+    screen: AbstractContextManager[Display],
+) -> Outcome:
+    """Do the work if there is any, sum up, give the run up."""
+    began = time.monotonic()
     facts, counts, exit_code = None, None, 1
     try:
         before = job.own_run()  # again: another driver may have begun and ended meanwhile
@@ -129,10 +157,11 @@ def _session(job: PreparedJob, find_work: Callable[[], Work | None], job_yaml: s
             else:  # its driver died between the last commit and its end
                 facts, counts = before, write_manifest(job.store)
         else:
-            with cluster(), stop_on_signals() as stop:
-                fixed = Fixed.from_dict(before["fixed"]) if before else _fix(job, stop, console)
+            with screen as shown, _started(shown), stop_on_signals() as stop:
+                fixed = Fixed.from_dict(before["fixed"]) if before else fix(job, stop, partial(_tell_of_room, shown))
                 facts = _begin(job, fixed, before, job_yaml, work.round)
-                _drive(job, fixed, work, tenure, stop, console)
+                logger.info("%s", fixed)
+                _drive(job, fixed, work, tenure, stop, shown)
                 counts = write_manifest(job.store)
         exit_code = 3 if counts.failed > job.config.max_failed * counts.outputs else 0
         return Outcome(counts, exit_code, time.monotonic() - began)
@@ -148,15 +177,30 @@ def _session(job: PreparedJob, find_work: Callable[[], Work | None], job_yaml: s
         tenure.release(exit_code)
 
 
+@contextmanager
+def _started(shown: Display) -> Iterator[None]:
+    """Ray, which takes some seconds to start: something should be seen meanwhile."""
+    shown.show(Tally(), time.monotonic())
+    with cluster():
+        yield
+
+
+def _tell_of_room(shown: Display, sentence: str) -> None:
+    shown.tell("no_room", {"sentence": sentence})
+
+
 def _all_committed(job: PreparedJob) -> bool:
     chunks = read_chunks(job.store)
     return bool(chunks) and chunks[-1].final and len(committed_units(job.store, 0)) == planned_units(chunks)
 
 
-def _fix(job: PreparedJob, stop: threading.Event, console: Console) -> Fixed:
+def fix(
+    job: PreparedJob, stop: threading.Event | None = None, say: Callable[[str], None] = lambda sentence: None
+) -> Fixed:
+    """Settle what `auto` stands for, on the cluster as it is now. What it waits for is said. Raises RunStopped."""
     workers = job.config.workers
     asked = None if workers.gpus == "auto" else workers.gpus
-    facts, gpus, cpus = probe(asked, workers.wait, stop, lambda sentence: console.print(sentence, markup=False))
+    facts, gpus, cpus = probe(asked, workers.wait, stop, say)
     precision = job.config.precision
     if precision == "auto":
         precision = "bf16" if facts.bf16 and job.config.task != "attribution" else "fp32"
@@ -194,12 +238,19 @@ def _begin(job: PreparedJob, fixed: Fixed, before: dict[str, Any] | None, job_ya
     return facts
 
 
-def _drive(job: PreparedJob, fixed: Fixed, work: Work, tenure: Tenure, stop: threading.Event, console: Console) -> None:
+def _drive(
+    job: PreparedJob,
+    fixed: Fixed,
+    work: Work,
+    tenure: Tenure,
+    stop: threading.Event,
+    shown: Display,
+) -> None:
     """Do the work. Raises what `Driver.run` raises."""
     resources = worker_resources(job.config, fixed)
     check_room(resources)
     feed = work.feed()
-    monitor = Monitor(EventLog(job.store, tenure.claim.epoch), display(console, job.config.name))
+    monitor = Monitor(EventLog(job.store, tenure.claim.epoch), shown, fixed.gpus)
     try:
         driver = Driver(
             store=job.store,
@@ -218,6 +269,26 @@ def _drive(job: PreparedJob, fixed: Fixed, work: Work, tenure: Tenure, stop: thr
     finally:
         feed.close()
         monitor.close()
+
+
+def drive_elsewhere(
+    job: PreparedJob, fixed: Fixed, store: Store, feed: Feed, monitor: Monitor, resources: Resources
+) -> None:
+    """Make a feed's outputs as the run's workers would, but in another store. Raises as `run` does."""
+    check_room(resources)
+    with stop_on_signals() as stop:
+        try:
+            driver = Driver(
+                store=store,
+                setup=worker_setup(job, fixed, output=store.url),
+                weights=job.model.weights.read(),
+                resources=resources,
+                feed=feed,
+                listener=monitor,
+            )
+            driver.run(stop)
+        finally:
+            monitor.close()
 
 
 def _end(job: PreparedJob, facts: dict[str, Any], exit_code: int, counts: Counts | None) -> None:

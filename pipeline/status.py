@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.commit import committed_units, count_outputs
 from pipeline.epoch import Claim, is_alive, latest_claim
 from pipeline.plan import planned_units, read_chunks
-from pipeline.progress import duration
+from pipeline.progress.words import by_reason, duration
 from pipeline.provenance import read_run
 from workers.errors import PixgradError
 from workers.layout import HIDDEN_RUN, RUN
@@ -21,53 +21,85 @@ class NoRunError(PixgradError):
 
 
 @dataclass(frozen=True)
-class Status:
-    """What the files of a run say."""
+class Standing:
+    """What can be told of a run without opening its parts."""
 
     run: dict[str, Any]
     units: int
     committed: int
     images: int
-    outputs: int
     listed: bool
-    failures: dict[str, int]
     claim: Claim | None
 
-    def lines(self) -> list[str]:
-        """For people."""
-        plus = "" if self.listed else "+ (still being listed)"
-        facts = [
-            f"{self.run['name']}: {self.run['task']} with {self.run['model']['name']}, {self.state}",
-            f"units    {self.committed} of {self.units}{plus} committed",
-            f"outputs  {self.outputs} committed, {sum(self.failures.values())} of them failed",
-            f"images   {self.images}{plus}",
-        ]
-        return [*facts, *(f"  {count} {code}" for code, count in self.failures.items())]
+    @property
+    def title(self) -> str:
+        """What the run is."""
+        return f"{self.run['name']}: {self.run['task']} with {self.run['model']['name']}"
+
+    @property
+    def alive(self) -> bool:
+        """Whether a driver is at work, as far as can be told from here."""
+        return self.claim is not None and is_alive(self.claim)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that is asked for is committed."""
+        return self.listed and self.committed == self.units
+
+    @property
+    def exit_code(self) -> int:
+        """What the last session exited with, if it lived to say so; else 0 for a complete run and 4 for another."""
+        if self.claim and self.claim.exit_code is not None:
+            return self.claim.exit_code
+        return 0 if self.complete else 4
 
     @property
     def state(self) -> str:
         """In a few words."""
-        if self.claim and is_alive(self.claim):
+        if self.claim and self.alive:
             seen = duration(max(0.0, time.time() - self.claim.seen))
             return f"running (process {self.claim.pid} on {self.claim.host}, last sign of life {seen} ago)"
-        if self.listed and self.committed == self.units:
+        if self.complete:
             return "complete"
         return "unfinished; the same `pixgrad run` goes on with it"
 
 
+@dataclass(frozen=True)
+class Status(Standing):
+    """What the files of a run say."""
+
+    outputs: int
+    failures: dict[str, int]
+
+    def lines(self) -> list[str]:
+        """For people."""
+        plus = "" if self.listed else "+ (still being listed)"
+        failed = f", {sum(self.failures.values()):,} failed: {by_reason(self.failures)}" if self.failures else ""
+        return [
+            f"{self.title}, {self.state}",
+            f"units    {self.committed:,} of {self.units:,}{plus} committed",
+            f"outputs  {self.outputs:,} committed{failed}",
+            f"images   {self.images:,}{plus}",
+        ]
+
+
 def read_status(store: Store) -> Status:
-    """The status of the run in `store`. Raises NoRunError."""
+    """The status of the run in `store`, which takes a moment for each thousand parts. Raises NoRunError."""
+    standing = read_standing(store)
+    counts = count_outputs(store)
+    return Status(**vars(standing), outputs=counts.outputs, failures=counts.failures)
+
+
+def read_standing(store: Store) -> Standing:
+    """How far the run in `store` is, from listings alone. Raises NoRunError."""
     run = open_run(store)
     chunks = read_chunks(store)
-    counts = count_outputs(store)
-    return Status(
+    return Standing(
         run=run,
         units=planned_units(chunks),
         committed=len(committed_units(store, 0)),
         images=sum(chunk.images for chunk in chunks),
-        outputs=counts.outputs,
         listed=bool(chunks) and chunks[-1].final,
-        failures=counts.failures,
         claim=latest_claim(store),
     )
 

@@ -16,6 +16,7 @@ import ray
 
 from workers.assembly import Assembly, Pulse
 from workers.errors import PixgradError
+from workers.last_words import output_files
 from workers.records import Attempt, Event
 from workers.setup import WorkerSetup
 from workers.storage import StorageError, is_remote, local_path, read_bytes
@@ -37,10 +38,11 @@ class StartError(PixgradError):
 
 @dataclass(frozen=True)
 class Birth:
-    """Where a worker came to life: its node, and the folder of its flight recorder there."""
+    """Where a worker came to life: its node, and there its flight recorder's folder and the files it prints to."""
 
     node: str
     recorder: str
+    output: tuple[str, ...] = ()
 
 
 class WorkerActor:
@@ -64,7 +66,7 @@ class WorkerActor:
             raise StartError(str(error), None) from None
         except Exception as error:
             raise StartError(f"{type(error).__name__}: {error}", traceback.format_exc()) from None
-        return Birth(ray.get_runtime_context().get_node_id(), self._assembly.recorder)
+        return Birth(ray.get_runtime_context().get_node_id(), self._assembly.recorder, output_files())
 
     def _read_picture(self, uri: str) -> bytes:
         return ray.get(self._pictures[uri]) if uri in self._pictures else read_bytes(uri)

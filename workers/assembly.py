@@ -43,6 +43,7 @@ from workers.records import (
 from workers.setup import WorkerSetup
 from workers.shards import ShardWriter, shard_writer
 from workers.storage import open_store
+from workers.usage import Usage, UsageMeter
 
 ACK_SECONDS = 0.5
 """Outcomes are told to the driver in lots, this often."""
@@ -52,11 +53,13 @@ ACK_SECONDS = 0.5
 class Pulse:
     """A worker's sign of life.
 
-    `ticks` grows with all that gets on; `store` is the file that it waits for, if it computes nothing meanwhile.
+    `ticks` grows with all that gets on; `store` is the file that it waits for, if it computes nothing meanwhile;
+    `usage` what it takes of its machine.
     """
 
     ticks: int
     store: str | None
+    usage: Usage | None = None
 
 
 class Result(Protocol):
@@ -181,6 +184,7 @@ class Assembly:
         self._ticks = 0
         self._computing = False
         self._in_store: dict[int, str] = {}
+        self._meter = UsageMeter()
         threading.Thread(target=self._compute, name="compute", daemon=True).start()
 
     @property
@@ -191,7 +195,7 @@ class Assembly:
     def pulse(self) -> Pulse:
         """How the line gets on. A thread of its own may ask."""
         waiting = [] if self._computing else list(self._in_store.values())
-        return Pulse(self._ticks, waiting[0] if waiting else None)
+        return Pulse(self._ticks, waiting[0] if waiting else None, self._meter.read())
 
     def process(self, attempt: Attempt) -> Iterator[Event]:
         """Run one attempt; called by a thread of its own.

@@ -41,6 +41,16 @@ def event_segment(epoch: int, number: int) -> str:
     return f"events/{epoch:06d}-{number:06d}.jsonl"
 
 
+def log_name(epoch: int) -> str:
+    """A session's log."""
+    return f"logs/{epoch:06d}.log"
+
+
+def log_segment(epoch: int, number: int) -> str:
+    """A stretch of a session's log, in an object store."""
+    return f"logs/{epoch:06d}-{number:06d}.log"
+
+
 def driver_name(epoch: int) -> str:
     """A driver's claim on the run."""
     return f"drivers/{epoch:06d}.json"

@@ -17,7 +17,9 @@ from benchmarks._pipeline.table import Row
 from pipeline.cluster import Resources, cluster
 from pipeline.driver import Driver
 from pipeline.plan import UnitFeed
-from pipeline.progress import EventLog, Lines, Monitor
+from pipeline.progress.display import Lines
+from pipeline.progress.event_log import EventLog
+from pipeline.progress.monitor import Monitor
 from workers.actor import CONCURRENT_ATTEMPTS
 from workers.storage import Store, open_store
 

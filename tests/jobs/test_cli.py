@@ -94,8 +94,20 @@ def test_a_folder_without_images(pixgrad: Pixgrad, place: Path) -> None:
 def test_plan_tells_what_would_be_done_and_writes_nothing(pixgrad: Pixgrad, place: Path) -> None:
     said = pixgrad("plan", "job.yaml")
     assert said.code == 0, said
-    for words in ("1 images", "1 other files passed over", "96 x 64", "1 of 64 outputs, 0 done", "sha256", "blocks.2"):
+    for words in (
+        "1 image,",
+        "1 other file passed over",
+        "96 x 64",
+        "1 of 64 outputs",
+        "0 units",
+        "sha256",
+        "blocks.2",
+    ):
         assert words in said.out
+    facts = json.loads(pixgrad("plan", "job.yaml", "--json").out)
+    assert (facts["images"], facts["outputs_done"], facts["units"]) == (1, 0, 1) and facts["disk_bytes"] > 1000
+    assert facts["sample"]["frames"] == [{"width": 96, "height": 64, "images": 1}]
+    assert "--measure" in refused(pixgrad("plan", "job.yaml", "--price", "2"))
     assert not (place / "run").exists()
 
 
@@ -108,16 +120,38 @@ def test_a_run_from_its_first_command_to_its_last(pixgrad: Pixgrad, place: Path,
     (place / "photos" / "torn.jpg").write_bytes(b"\xff\xd8\xff\xe0 torn")
     said = pixgrad("run", "job.yaml")
     assert said.code == 3 and "1 of 2 outputs made, 1 failed." in said.out and "max_failed" in said.err
-    assert pixgrad("run", "job.yaml", "--set", "max_failed=0.5").code == 0
+    assert f"Again:   pixgrad retry {place / 'run'}" in said.out and f"Log:     {place / 'run'}/logs/" in said.out
+    said = pixgrad("run", "job.yaml", "--set", "max_failed=0.5", "--progress", "json")
+    end = json.loads(said.err)
+    assert (said.code, end["event"], end["exit_code"], end["failures"]) == (0, "end", 0, {"truncated": 1})
+    assert end["commands"]["export"] == f"pixgrad export {place / 'run'} DEST"
     assert refused(pixgrad("run", "job.yaml", "--set", "seed=5"), code=5).endswith("job.yaml).")
     status = json.loads(pixgrad("status", "run", "--json").out)
     assert status["state"] == "complete" and status["failures"] == {"truncated": 1}
+    watched = pixgrad("status", "run", "--watch")
+    assert watched.code == 0 and "2/2 outputs (100%)" in watched.out
+    assert "2 committed, 1 failed: 1 truncated" in watched.out
     assert pixgrad("verify", "run").code == 0
     assert "1 outputs in out" in pixgrad("export", "run", "out").out
     assert (place / "out" / "chelsea.png").is_file()
     next((place / "run" / "shards").glob("*.tar")).unlink()
     said = pixgrad("verify", "run")
     assert said.code == 6 and said.err.startswith("unit 0: ")
+
+
+def test_a_plan_is_measured_on_sampled_outputs(pixgrad: Pixgrad, place: Path, ray_cluster: None) -> None:
+    shutil.copy(place / "photos" / "chelsea.png", place / "photos" / "again.png")
+    (place / "photos" / "torn.jpg").write_bytes(b"\xff\xd8\xff\xe0 torn")
+    said = pixgrad("plan", "job.yaml", "--measure", "6", "--price", "3.6", "--json")
+    assert said.code == 0, said
+    found = json.loads(said.out)["measured"]
+    assert (found["outputs"], found["outputs_left"], found["failures"]) == (6, 3, {"truncated": 2})
+    assert found["outputs_per_second_per_worker"] == pytest.approx(6 / found["seconds"], rel=0.01)
+    work = 3 / found["outputs_per_second_per_worker"] / found["workers"]
+    assert found["total_seconds"] == pytest.approx(found["worker_start_seconds"] + work, abs=0.1)
+    assert found["cost"] == pytest.approx(found["total_seconds"] * found["workers"] / 1000, rel=0.02)
+    assert found["bytes_per_output"] > 5_000 and found["shares"]["compute"] > 0
+    assert not (place / "run").exists()
 
 
 def test_schema_is_json(pixgrad: Pixgrad) -> None:
