@@ -64,7 +64,8 @@ class Place:
     def _pictures(self, variants: Sequence[str]) -> list[Path]:
         """What will be made of one image."""
         name = f"{PurePosixPath(self.source).stem}.png"
-        return [self.out] if self.is_file else [self.out / variant / name for variant in variants]
+        folders = [self.out / variant for variant in variants] if len(variants) > 1 else [self.out]
+        return [self.out] if self.is_file else [folder / name for folder in folders]
 
 
 def place_of(source: str, out: str | Path, endings: Sequence[str]) -> Place:

@@ -15,6 +15,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from PIL import Image
 
 from pipeline.commit import latest_rows
+from pipeline.status import open_run
 from workers.storage import StorageError, Store, is_remote
 
 LONGEST_NAME = 200
@@ -30,13 +31,15 @@ FILE_ENDINGS = (".png", ".npy")
 def export(store: Store, destination: Path, *, class_tree: bool) -> int:
     """Write the outputs of every ok row under `destination`; how many outputs there were.
 
-    A source's folders are kept, a grid gets one folder a variant, and with `class_tree` the label is the first folder.
-    Nothing is written outside `destination`, whatever the names say. Raises StorageError.
+    A source's folders are kept, several variants get one each, and with `class_tree` the label is the first folder.
+    Nothing is written outside `destination`, whatever the names say. Raises NoRunError, StorageError.
     """
     taken: set[int] = set()
     outputs = 0
+    several = len(open_run(store)["variants"]) > 1
     for row, files in made_outputs(store):
-        path = _unique(export_path(row, class_tree=class_tree), row["key"], taken)
+        named = row if several else {**row, "variant": ""}
+        path = _unique(export_path(named, class_tree=class_tree), row["key"], taken)
         _write(destination / path, files)
         outputs += 1
     return outputs

@@ -46,12 +46,12 @@ def test_the_example_of_jobs(place: Path, capsys: pytest.CaptureFixture[str], ra
     told = capsys.readouterr().out.splitlines()
     assert told[0] == "1 outputs, 0 of them failed" and told[1].startswith("rocket.jpg (96, 64) loss ")
     assert told[2] == f"complete in {place}/painted/.pixgrad" and told[3].endswith("(64, 64) float32")
-    with Image.open("painted/painting/rocket.png") as picture:
+    with Image.open("painted/rocket.png") as picture:
         run = pixgrad.open_run("painted/.pixgrad")
         [(row, image)] = run.images()
         assert row == pq.read_table("painted/.pixgrad/manifest.parquet").to_pylist()[0]
         assert image.tobytes() == picture.convert("RGB").tobytes()
-    assert run.export(place / "again") == 1 and (place / "again" / "painting" / "rocket.png").is_file()
+    assert run.export(place / "again") == 1 and (place / "again" / "rocket.png").is_file()
     assert not list(run.maps())
     with pytest.raises(pixgrad.PixgradError, match="another job"):
         pixgrad.style("photos", "painted", "painting.jpg", preset="quick", size=80, progress=False)

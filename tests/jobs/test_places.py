@@ -79,7 +79,7 @@ def test_what_is_there_is_replaced_only_if_that_is_said(here: Path) -> None:
         place.check(variants, overwrite=True)
         place.run.mkdir()
         place.check(variants, overwrite=False)
-    place_of("photos/more/dog.jpg", "full", PICTURE_ENDINGS).check(["dots"], overwrite=False)
+    place_of("photos/more/dog.jpg", "full", PICTURE_ENDINGS).check(["waves", "dots"], overwrite=False)
 
 
 def test_several_outputs_are_no_single_picture(here: Path) -> None:
