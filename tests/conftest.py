@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import pytest
@@ -48,6 +48,48 @@ def pytest_configure(config: pytest.Config) -> None:
         FAULTS_FOLDER=folder,
         OMP_WAIT_POLICY="PASSIVE",  # threads that spin while they wait slow each other down on two cores
     )
+
+
+class Tally(NamedTuple):
+    """One line of the table of faults: how often it was tried, and what went wrong."""
+
+    fault: str
+    tried: int
+    lost: int
+    doubled: int
+    blamed: int
+    changed: int
+
+
+TALLIES: list[Tally] = []
+
+
+@pytest.fixture(scope="session")
+def tally_fault() -> Callable[..., None]:
+    """Add a line to the table of faults, which is printed at the end."""
+    return lambda *line: TALLIES.append(Tally(*line))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In a process of pytest-xdist's: hand the lines to the one that prints."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["tallies"] = [list(tally) for tally in TALLIES]  # pyright: ignore
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Collect them."""
+    TALLIES.extend(Tally(*line) for line in getattr(node, "workeroutput", {}).get("tallies", ()))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """The table of faults."""
+    if not TALLIES:
+        return
+    columns = "{:<64} {:>6} {:>5} {:>8} {:>7} {:>8}".format
+    lines = ["", columns(*Tally._fields), *(columns(*tally) for tally in sorted(TALLIES))]
+    for line in [*lines, f"{'all':<64} {sum(tally.tried for tally in TALLIES):>6}"]:
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -153,9 +153,9 @@ def _open(data: bytes, params: ImageParams) -> Image.Image:
         )
     # Pillow's own limit must not undercut the job's; it stays, as some decoders allocate while opening.
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, params.max_pixels)
+    _refuse_too_large(_webp_canvas(data), params)
     image = Image.open(BytesIO(data), formats=FORMATS)
-    if image.width * image.height > params.max_pixels:
-        raise _too_many_pixels(f"picture of {image.width} x {image.height} pixels", params)
+    _refuse_too_large(image.size, params)
     if image.format in ("PNG", "TIFF"):
         _refuse_gaps(image)
     if image.format == "PNG":
@@ -165,6 +165,18 @@ def _open(data: bytes, params: ImageParams) -> Image.Image:
     if isinstance(image, TiffImageFile):
         _refuse_raw(image)
     return image
+
+
+def _refuse_too_large(size: tuple[int, int], params: ImageParams) -> None:
+    if size[0] * size[1] > params.max_pixels:
+        raise _too_many_pixels(f"picture of {size[0]} x {size[1]} pixels", params)
+
+
+def _webp_canvas(data: bytes) -> tuple[int, int]:
+    """The canvas of an extended WebP, (0, 0) of anything else: its decoder allocates the canvas twice while opening."""
+    if data[:4] != b"RIFF" or data[8:16] != b"WEBPVP8X" or len(data) < 30:
+        return 0, 0
+    return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
 
 
 def _too_many_pixels(what: str, params: ImageParams) -> ImageError:

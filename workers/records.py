@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -70,6 +71,27 @@ class Attempt:
     indices: tuple[int, ...]
     outputs: tuple[Output, ...]
     tries: tuple[int, ...]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travels as plain tuples: Ray's pickler calls back into Python for every object of a class of ours."""
+        plain = tuple((_image_fields(output.image), _variant_fields(output.variant)) for output in self.outputs)
+        return _attempt_from, (self.id, self.unit, self.round, self.indices, plain, self.tries)
+
+
+_image_fields = attrgetter(*(field.name for field in fields(ImageRef)))
+_variant_fields = attrgetter(*(field.name for field in fields(Variant)))
+
+
+def _attempt_from(
+    id: str,
+    unit: int,
+    round: int,
+    indices: tuple[int, ...],
+    plain: Sequence[tuple[Sequence[Any], Sequence[Any]]],
+    tries: tuple[int, ...],
+) -> Attempt:
+    outputs = tuple(Output(ImageRef(*image), Variant(*variant)) for image, variant in plain)
+    return Attempt(id, unit, round, indices, outputs, tries)
 
 
 def output_key(uri: str, member: str | None, variant: str) -> str:

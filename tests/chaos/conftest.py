@@ -48,18 +48,6 @@ deepdream:
 
 
 @dataclass
-class Tally:
-    """One line of the table at the end: a fault, how often it was tried, and what went wrong."""
-
-    fault: str
-    tried: int
-    lost: int = 0
-    doubled: int = 0
-    blamed: int = 0
-    changed: int = 0
-
-
-@dataclass
 class Reckoning:
     """What became of the outputs of a run, against what was asked and what a clean run gives."""
 
@@ -112,10 +100,10 @@ def reckon(store: Store, asked: Mapping[str, str | None], clean: Mapping[str, st
 class Lab:
     """Makes sources with faults in them, and runs them on this process's Ray or in processes of their own."""
 
-    def __init__(self, folder: Path, prepared: PreparedJob, tallies: list[Tally]):
+    def __init__(self, folder: Path, prepared: PreparedJob, tally: Callable[..., None]):
         self.folder = folder
         self._prepared = prepared
-        self._tallies = tallies
+        self._tally = tally
         self._clean: dict[str, str] = {}
 
     def images(self, name: str, names: list[str]) -> Path:
@@ -167,8 +155,7 @@ class Lab:
         """Reckon up a run over `source`, where `failed` should have failed; a line of the table; all must be well."""
         clean = self.clean(source)
         found = reckon(store, {uri: (failed or {}).get(uri) for uri in clean}, clean)
-        sizes = (len(found.lost), len(found.doubled), len(found.blamed), len(found.changed))
-        self._tallies.append(Tally(fault, tried, *sizes))
+        self._tally(fault, tried, *map(len, (found.lost, found.doubled, found.blamed, found.changed)))
         assert found.is_clean, found
         report = verify(store)
         assert report.faults == [], report.faults
@@ -235,9 +222,6 @@ def picture(path: Path) -> None:
     Image.fromarray(blots).resize((40, 40), Image.Resampling.BICUBIC).save(path, pnginfo=info)
 
 
-_TALLIES: list[Tally] = []
-
-
 @pytest.fixture(scope="session")
 def prepared_faulty(tmp_path_factory: pytest.TempPathFactory) -> PreparedJob:
     """The job with the faulty network, looked up once."""
@@ -249,9 +233,9 @@ def prepared_faulty(tmp_path_factory: pytest.TempPathFactory) -> PreparedJob:
 
 
 @pytest.fixture
-def lab(tmp_path: Path, prepared_faulty: PreparedJob) -> Iterator[Lab]:
+def lab(tmp_path: Path, prepared_faulty: PreparedJob, tally_fault: Callable[..., None]) -> Iterator[Lab]:
     """A laboratory for runs in processes of their own."""
-    yield Lab(tmp_path, prepared_faulty, _TALLIES)
+    yield Lab(tmp_path, prepared_faulty, tally_fault)
     shutil.rmtree(tmp_path, ignore_errors=True)
 
 
@@ -259,15 +243,3 @@ def lab(tmp_path: Path, prepared_faulty: PreparedJob) -> Iterator[Lab]:
 def here(lab: Lab, ray_cluster: None) -> Lab:
     """A laboratory for runs on this process's Ray."""
     return lab
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """The table of faults."""
-    if not _TALLIES:
-        return
-    write: Callable[[str], None] = terminalreporter.write_line
-    write("")
-    write(f"{'fault':<64} {'tried':>6} {'lost':>5} {'doubled':>8} {'blamed':>7} {'changed':>8}")
-    for t in _TALLIES:
-        write(f"{t.fault:<64} {t.tried:>6} {t.lost:>5} {t.doubled:>8} {t.blamed:>7} {t.changed:>8}")
-    write(f"{'all':<64} {sum(t.tried for t in _TALLIES):>6}")

@@ -123,7 +123,8 @@ def test_the_folder_says_what_it_was_made_with(workplace: Path) -> None:
     facts = json.loads((workplace / "runs/dream/run.json").read_text())
     assert facts["state"] == "complete" and facts["counts"]["ok"] == 4
     assert facts["sessions"][0]["exit_code"] == 0 and facts["sessions"][0]["versions"]["torch"]
-    assert len(facts["model"]["sha256"]) == 64 and facts["fixed"]["precision"] == "fp32"
+    assert len(facts["model"]["sha256"]) == 64
+    assert facts["fixed"]["precision"] == ("bf16" if facts["fixed"]["device"]["bf16"] else "fp32")
     resolved = load_job(workplace / "runs/dream/job.yaml")
     assert Path(resolved.source.uri).is_absolute()
 

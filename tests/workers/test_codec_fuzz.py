@@ -61,6 +61,15 @@ def test_every_awkward_file_ends_as_it_should(awkward: SimpleNamespace, damage: 
     assert len(files) > 300 and set(found.values()) >= {"ok", "corrupt", "truncated", "unsupported", "too_large"}
 
 
+def test_a_limit_holds_whatever_limit_the_process_had_before(awkward: SimpleNamespace) -> None:
+    decode(awkward.encoded(awkward.PHOTO, "PNG"), ImageParams.model_validate({"max_pixels": 10**9}))
+    bombs = {name: data for name, (data, code) in awkward.awkward_files().items() if code == "too_large"}
+    assert len(bombs) > 8
+    for data in bombs.values():
+        with pytest.raises(ImageError, match=r"max_pixels \(50000000\)"):
+            decode(data, ImageParams.model_validate(awkward.IMAGES))
+
+
 def test_what_is_not_read_is_told_from_what_is_damaged(awkward: SimpleNamespace) -> None:
     with pytest.raises(ImageError, match="is a TIFF of compression 999, which isn't read: convert it"):
         decode(awkward.tiff({259: 999}), WHOLE)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.records import ImageRef, Output, Variant, output_key, output_seed
+from workers.records import Attempt, ImageRef, Output, Variant, output_key, output_seed
 
 IMAGE = ImageRef("cats/a%20b.jpg")
 
@@ -34,6 +35,13 @@ def test_a_key_says_which_output_it_is_and_not_where_it_stands() -> None:
         replace(output, variant=Variant("dots", 1)),
     ]
     assert len({output.key, *(other.key for other in others)}) == 4
+
+
+def test_an_attempt_arrives_as_it_was_sent() -> None:
+    full = ImageRef("a.tar", "b/c.jpg", 512, 99, "cats", {"weight": 1.5, "tags": ["x", None]})
+    outputs = (Output(full, Variant("top1", "top:1")), Output(IMAGE, Variant("waves", 3)), Output(IMAGE, Variant("")))
+    attempt = Attempt("0f" * 8, 7, 1, (0, 2, 5), outputs, (1, 1, 2))
+    assert pickle.loads(pickle.dumps(attempt)) == attempt
 
 
 PART = st.text(max_size=4)

@@ -35,8 +35,9 @@ def integrated_gradients(
     network's dtype (float32, or float64 for reference); `targets` are N class indices. Maps come out in that dtype,
     summed in fp64; networks run in full fp32. Rule, objective, tolerances and the limit of evaluations are `params`.
 
-    The adaptive rule doubles the trapezoid's intervals until ||T(2n) - T(n)||_1 <= tolerance.map ||T(2n)||_1 and, at
-    two levels running (it can be small by cancellation), |completeness delta| <= tolerance.completeness |F(x) - F(x')|.
+    The adaptive rule doubles the intervals of a trapezoid in the square root of a until the map's error, estimated as
+    ||T(2n) - T(n)||_1 / 1.5, is at most tolerance.map ||T(2n)||_1 and, at two levels running (it can be small by
+    cancellation), |completeness delta| <= tolerance.completeness |F(x) - F(x')|.
 
     All images share one queue of (image, node) pairs. Every evaluation has exactly `batch` rows, the last filled with
     copies, and an image's sum is taken node by node in fixed order: its result doesn't depend on its companions. Images

@@ -70,6 +70,27 @@ def trapezoid(n: int) -> Quadrature:
 
 
 @cache
+def graded_trapezoid(n: int) -> Quadrature:
+    """Trapezoid rule of n intervals in u, where a = u^2: nodes (i/n)^2 for i = 0 .. n, weights 2i/n^2, half at the end.
+
+    Nodes are dense near the baseline, where the gradients of ReLU networks change most, and the rule is nested as the
+    trapezoid is: graded_trapezoid(2n) is the mean of graded_trapezoid(n) and graded_middle(n).
+    """
+    return _graded(trapezoid(n))
+
+
+@cache
+def graded_middle(n: int) -> Quadrature:
+    """Midpoint rule in u, where a = u^2: nodes ((2i + 1)/2n)^2 and weights (2i + 1)/n^2 for i = 0 .. n-1."""
+    return _graded(middle(n))
+
+
+def _graded(rule: Quadrature) -> Quadrature:
+    """The rule after the substitution a = u^2, da = 2u du."""
+    return _frozen(rule.nodes**2, rule.weights * 2 * rule.nodes)
+
+
+@cache
 def gauss_legendre(n: int) -> Quadrature:
     """Gauss-Legendre quadrature with n nodes, mapped from [-1, 1] to [0, 1]; exact for degrees up to 2n - 1."""
     nodes, weights = np.polynomial.legendre.leggauss(n)

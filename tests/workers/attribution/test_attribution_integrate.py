@@ -9,7 +9,7 @@ from torch import Tensor
 from workers.attribution.integrate import integrated_gradients
 from workers.attribution.path import Attribution
 from workers.attribution.predict import predict
-from workers.attribution.rules import quadrature
+from workers.attribution.rules import graded_trapezoid, quadrature
 from workers.errors import ModelError
 from workers.features import LOGITS, Network
 from workers.params import AttributionParams
@@ -59,7 +59,7 @@ def test_a_linear_network_is_integrated_exactly_by_every_rule(rule, formula_netw
 def test_the_adaptive_rule_needs_two_levels_for_a_linear_network(formula_network):
     result = attribute_point(formula_network(lambda x, y, z: 2 * x - y), point(1, 1, 1), point(0, 0, 0), ADAPTIVE)
     assert result.map.flatten().tolist() == pytest.approx([2, -1, 0], abs=1e-14)
-    assert (result.evaluations, result.converged, result.stop_reason) == (17, True, "tolerance")
+    assert (result.evaluations, result.converged, result.stop_reason) == (13, True, "tolerance")
 
 
 def test_the_papers_kind_of_polynomial(formula_network):
@@ -69,7 +69,8 @@ def test_the_papers_kind_of_polynomial(formula_network):
     gauss = attribute_point(network, x, baseline, fixed("gauss_legendre", 12))
     doubled = attribute_point(network, x, baseline, adaptive(1e-6, 1e-6))
     assert gauss.map.flatten().tolist() == pytest.approx(exact, abs=1e-13)
-    assert doubled.map.flatten().tolist() == pytest.approx(exact, abs=1e-6)
+    errors = (doubled.map.flatten() - torch.tensor(exact)).abs().sum()
+    assert errors <= doubled.map_error * doubled.attribution_l1 <= 1e-6 * doubled.attribution_l1
     assert doubled.objective_value == pytest.approx(9 + math.sin(3), abs=1e-14)
     assert doubled.baseline_value == pytest.approx(3.5 + math.sin(1), abs=1e-14)
 
@@ -96,13 +97,15 @@ def test_closed_completeness_alone_stops_nothing(formula_network):
 
 def test_a_map_at_rest_alone_stops_nothing(formula_network):
     """The first levels' nodes all miss the step, so the map stays zero; only the delta knows that it is there."""
-    network = formula_network(lambda x, y, z: (900 * (x - 0.53)).sigmoid())
+    network = formula_network(lambda x, y, z: (400 * (x - 0.53)).sigmoid())
     result = attribute_point(network, point(1, 0, 0), point(0, 0, 0), ADAPTIVE)
     assert result.converged
     assert result.map[0, 0] == pytest.approx(1, rel=0.06)
 
 
-@pytest.mark.parametrize(("limit", "spent"), [(3, 3), (4, 3), (5, 5), (16, 9), (17, 17), (32, 17), (100, 65)])
+@pytest.mark.parametrize(
+    ("limit", "spent"), [(3, 3), (4, 3), (5, 5), (16, 13), (17, 13), (25, 25), (48, 25), (100, 97)]
+)
 def test_the_limit_of_evaluations_is_kept_and_said(limit, spent, small_network, photographs):
     network, images = small_network(torch.float64), photographs(32).double()
     params = adaptive(1e-9, 1e-9, max_evaluations=limit)
@@ -125,15 +128,18 @@ def test_no_gradient_is_taken_twice(small_network, photographs):
     assert len(steps) == len(seen) == len(set(seen)) == result.evaluations
 
 
-def test_nested_levels_add_up_to_the_fixed_trapezoid(small_network, photographs):
+def test_nested_levels_add_up_to_the_whole_rule(small_network, photographs):
     network, images = small_network(torch.float64), photographs(32).double()
-    arguments = network, images, [4, 5, 6], torch.ones_like(images)
-    nested = integrated_gradients(*arguments, adaptive(1e-9, 1e-9, max_evaluations=65), batch=8)
-    plain = integrated_gradients(*arguments, fixed("trapezoid", 64), batch=8)
-    for a, b in zip(nested, plain, strict=True):
-        assert a.evaluations == b.evaluations == 65
-        assert (a.map - b.map).abs().sum() <= 1e-12 * b.attribution_l1
-        assert a.completeness_delta == pytest.approx(b.completeness_delta, abs=1e-12 * b.attribution_l1)
+    params = adaptive(1e-9, 1e-9, max_evaluations=49)
+    nested = integrated_gradients(network, images, [4, 5, 6], torch.ones_like(images), params, batch=8)
+    nodes, weights = map(torch.tensor, graded_trapezoid(48))
+    for result, image, target in zip(nested, images, [4, 5, 6], strict=True):
+        points = torch.lerp(torch.ones(49, *image.shape, dtype=torch.float64), image, nodes.view(-1, 1, 1, 1))
+        scores = network(points.requires_grad_(), [LOGITS])[LOGITS][:, target]
+        (gradients,) = torch.autograd.grad(scores.sum(), points)
+        exact = ((weights.view(-1, 1, 1, 1) * gradients).sum(0) * (image - 1)).sum(0)
+        assert result.evaluations == 49
+        assert (result.map - exact).abs().sum() <= 1e-12 * result.attribution_l1
 
 
 def test_converged_means_that_both_tolerances_truly_hold(efficientnet, photographs):
@@ -142,7 +148,7 @@ def test_converged_means_that_both_tolerances_truly_hold(efficientnet, photograp
     reference = integrated_gradients(*arguments, fixed("trapezoid", 256), batch=16)
     for result, exact in zip(integrated_gradients(*arguments, adaptive(0.2, 0.2), batch=16), reference, strict=True):
         assert result.converged
-        assert 17 < result.evaluations < 257
+        assert 13 < result.evaluations < 257
         assert abs(result.completeness_delta) <= 0.2 * abs(result.objective_value - result.baseline_value)
         error = float((result.map - exact.map).abs().sum()) / exact.attribution_l1
         assert error <= result.map_error <= 0.2  # the estimate is on the safe side
@@ -151,7 +157,7 @@ def test_converged_means_that_both_tolerances_truly_hold(efficientnet, photograp
 def test_an_image_equal_to_its_baseline_has_a_zero_map(small_network, photographs):
     images = photographs(32)
     result = integrated_gradients(small_network(torch.float32), images, [0, 1, 2], images, ADAPTIVE, batch=8)[0]
-    assert (result.evaluations, result.converged, result.stop_reason) == (17, True, "zero_gradient")
+    assert (result.evaluations, result.converged, result.stop_reason) == (13, True, "zero_gradient")
     assert (result.map == 0).all()
 
 

@@ -5,7 +5,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.attribution.rules import Quadrature, gauss_legendre, left, middle, quadrature, right, trapezoid
+from workers.attribution.rules import (
+    Quadrature,
+    gauss_legendre,
+    graded_middle,
+    graded_trapezoid,
+    left,
+    middle,
+    quadrature,
+    right,
+    trapezoid,
+)
 from workers.params import FixedRule, GaussLegendre, Left, Middle, Right, Trapezoid
 
 COUNTS = st.integers(1, 300)
@@ -34,15 +44,29 @@ def test_the_trapezoid_is_numpys(n, seed):
 
 
 @settings(deadline=None)
-@given(st.integers(1, 200), st.integers(0, 2**32 - 1))
-def test_doubling_a_trapezoid_takes_only_the_midpoints(n, seed):
+@given(
+    st.sampled_from([(trapezoid, middle), (graded_trapezoid, graded_middle)]),
+    st.integers(1, 200),
+    st.integers(0, 2**32 - 1),
+)
+def test_doubling_a_trapezoid_takes_only_the_midpoints(rules, n, seed):
+    whole, half = rules
     frequency = np.random.default_rng(seed).normal(size=3)
 
     def integral(rule: Quadrature) -> float:
         return rule.weights @ np.cos(np.outer(rule.nodes, frequency)).sum(axis=1)
 
-    assert integral(trapezoid(2 * n)) == pytest.approx((integral(trapezoid(n)) + integral(middle(n))) / 2, abs=1e-13)
-    assert set(trapezoid(2 * n).nodes) == set(trapezoid(n).nodes) | set(middle(n).nodes)
+    assert integral(whole(2 * n)) == pytest.approx((integral(whole(n)) + integral(half(n))) / 2, abs=1e-13)
+    assert set(whole(2 * n).nodes) == set(whole(n).nodes) | set(half(n).nodes)
+
+
+@settings(deadline=None)
+@given(st.sampled_from([graded_trapezoid, graded_middle]), st.integers(2, 300))
+def test_graded_rules_are_exact_for_constants_and_dense_near_the_baseline(rule, n):
+    nodes, weights = rule(n)
+    assert weights.sum() == pytest.approx(1, abs=1e-13)
+    assert (weights[nodes > 0] > 0).all() and (np.diff(nodes) > 0).all() and (np.diff(nodes, 2) >= -1e-15).all()
+    assert weights @ nodes == pytest.approx(0.5, abs=1 / n**2)
 
 
 @settings(deadline=None)
