@@ -121,7 +121,7 @@ def test_only_a_release_and_the_token_travel(cluster: dict[str, Any]) -> None:
 
 # --- a spot node's notice
 
-RAY = '#!/bin/sh\necho "$RAY_AUTH_MODE $*" > "$SAID"\n'
+RAY = '#!/bin/sh\necho "$RAY_AUTH_MODE $RAY_ADDRESS $*" > "$SAID"\n'
 
 
 @pytest.fixture
@@ -170,10 +170,11 @@ def test_a_spot_nodes_notice_is_handed_on_to_ray(
         watch.wait(1)
     notice.set()
     assert watch.wait(30) == 0
-    mode, name, *arguments = shlex.split(said.read_text().replace("spot notice", "'spot notice'"))
-    assert (mode, name) == ("token", "drain-node")
+    mode, head, name, *arguments = shlex.split(said.read_text().replace("spot notice", "'spot notice'"))
+    # Without RAY_ADDRESS the command would start a Ray of its own, and drain that.
+    assert (mode, head, name) == ("token", "10.0.0.1:6379", "drain-node")
     parsed = drain_node.make_context("drain-node", arguments)  # as Ray's own command line reads it
-    assert parsed.params["address"] == "10.0.0.1:6379" and parsed.params["deadline_remaining_seconds"] == 110
+    assert parsed.params["node_id"] is None and parsed.params["deadline_remaining_seconds"] == 110
 
 
 # --- Kubernetes

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from jobs.spec import load_job
-from jobs.submit import Cluster
+from jobs.submit import Cluster, Ending
 from workers.storage import open_store
 
 
@@ -41,6 +41,15 @@ def test_a_job_is_submitted_stopped_and_goes_on_when_submitted_again(here: Any, 
     code, out, err = submit.run()
     assert code == 0 and "60 of 60 outputs made" in out and f"{submission[:-1]}2 is submitted" in err, out + err
     here.check("Ray job stopped", 1, source, open_store(str(run)))
+
+
+def test_a_job_ends_with_its_drivers_own_exit_code_and_words(here: Any, head: str) -> None:
+    cluster = Cluster(head)
+    config = load_job(here.job_file(here.folder / "nowhere", here.folder / "run"))
+    submission, _ = cluster.submit(config, ["--allow-code"])
+    log: list[str] = []
+    assert cluster.follow(submission, log.append) == Ending(2)
+    assert "nowhere" in "".join(log) and "Traceback" not in "".join(log)
 
 
 @pytest.mark.long

@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+import pipeline.driver
 import pipeline.run
 from jobs.spec import dump_job, load_job
 from jobs.submit import Cluster, Ending
 from pipeline import patience
 from pipeline.cluster import RunStopped
+from pipeline.prepare import prepare
 from pipeline.run import run
 from pipeline.status import read_status
 from pipeline.verify import verify
@@ -91,8 +93,26 @@ def test_a_worker_for_whom_nothing_is_left_is_let_go(here: Any, monkeypatch: pyt
     job = here.job(source, here.folder / "run")
     assert here.run(job).counts.ok == 80
     happened = [e["event"] for e in events(here.folder / "run", "worker_ready", "worker_let_go", "committed")]
-    assert happened.count("worker_ready") == 2 and happened.count("worker_let_go") == 1
-    assert happened.index("worker_let_go") < len(happened) - 1, "while the other was still at work"
+    assert happened.count("worker_ready") == 2, "a unit's end is no reason to begin anew"
+    assert happened[happened.index("worker_let_go") :].count("committed"), "let go while the other was still at work"
+
+
+def test_a_guide_that_only_the_drivers_machine_has_reaches_the_workers(
+    here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guide = here.images("guides", ["7"]) / "7.png"
+    put = pipeline.driver._put_pictures
+
+    def put_and_remove(setup: Any) -> Any:
+        pictures = put(setup)
+        guide.unlink()  # no worker has started yet
+        return pictures
+
+    monkeypatch.setattr(pipeline.driver, "_put_pictures", put_and_remove)
+    monkeypatch.setenv("RAY_ADDRESS", "of a cluster")
+    stage = f"deepdream.stages=[{{layers: [conv2], guide: {guide}, octaves: 1, iterations: 1, jitter: 0}}]"
+    config = load_job(here.job_file(here.images("source", ["0"]), here.folder / "run"), [stage])
+    assert here.run(prepare(config, allow_code=True)).counts.ok == 1 and not guide.exists()
 
 
 def test_a_local_output_that_a_node_does_not_see_is_refused(here: Any) -> None:
