@@ -199,6 +199,21 @@ def clean(
 
 
 @app.command()
+def report(
+    run: RunArgument,
+    output: Annotated[str, typer.Option("-o", "--output", metavar="FOLDER", help="Left out: RUN/report.")] = "",
+    seed: Annotated[int, typer.Option(min=0, help="Which outputs are sampled.")] = 0,
+) -> None:
+    """Write a static page about a run: pictures, measures, failures, throughput, provenance."""
+    from pipeline.report.report import PAGE, write_report
+    from workers.storage import open_store
+
+    to = open_store(output or f"{run.rstrip('/')}/report")
+    write_report(open_store(run), to, seed=seed)
+    out.print(f"{to.url}/{PAGE}", markup=False)
+
+
+@app.command()
 def layers(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's name, as in the job file.")],
     weights: Annotated[str, typer.Option(help="Its weights, as in the job file.")] = "DEFAULT",
