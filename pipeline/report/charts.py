@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -15,7 +14,7 @@ from pipeline.report.words import count, counted, figure
 HEIGHT = 168
 """Of the plot, in pixels."""
 
-_TIME_STEPS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 21600, 43200, 86400)
+_STEPS = [factor * 10.0**exponent for exponent in range(-9, 13) for factor in (1, 2, 5)]
 
 
 @dataclass(frozen=True)
@@ -86,12 +85,18 @@ def throughput_chart(throughput: Throughput) -> Chart:
         where = f"{duration(began)} to {duration(ended)}"
         bars.append(Bar(number * width, width, HEIGHT - tall, tall, f"{where}: {figure(rate, 2)}/{unit}"))
         table.append((where, f"{figure(rate, 2)}/{unit}"))
-    step = next((s for s in _TIME_STEPS if throughput.total / s <= 6), math.ceil(throughput.total / 6 / 86400) * 86400)
-    times = [step * i for i in range(int(throughput.total // step) + 1)]
-    x_ticks = [Tick(100 * time / throughput.total, duration(time) if time else "0") for time in times]
+    x_ticks = _time_ticks(throughput.total)
     marks = [Tick(100 * at / throughput.total, "") for at in throughput.breaks]
     y_ticks[-1] = Tick(y_ticks[-1].at, f"{y_ticks[-1].text}/{unit}")
     return Chart(bars, x_ticks, y_ticks, marks, table)
+
+
+def _time_ticks(total: float) -> list[Tick]:
+    """Round times from zero, in one unit for the whole axis."""
+    units = (("s", 1, 180), ("min", 60, 3 * 3600), ("h", 3600, 3 * 86_400), ("days", 86_400, math.inf))
+    unit, size = next((name, size) for name, size, most in units if total < most)
+    step = next(s for s in _STEPS if total / size / s <= 4)
+    return [Tick(100 * step * i * size / total, f"{step * i:g} {unit}") for i in range(int(total / size / step) + 1)]
 
 
 @dataclass(frozen=True)
@@ -108,24 +113,27 @@ class _Across:
         return 100 * (value - self.low) / (self.high - self.low)
 
     def ticks(self) -> list[Tick]:
-        """Round numbers, no more than seven."""
+        """Round numbers, no more than five."""
         if not self.logarithmic:
             return [Tick(self(value), f"{value:g}") for value in (0, 0.25, 0.5, 0.75, 1)]
         first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
         for factors in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
             values = [f * 10.0**e for e in range(first, last + 1) for f in factors]
             shown = [v for v in values if self.low * (1 - 1e-9) <= v <= self.high * (1 + 1e-9)]
-            if len(shown) <= 7:
+            if len(shown) <= 5:
                 break
         else:
-            shown = shown[:: math.ceil(len(shown) / 7)]
+            shown = shown[:: math.ceil(len(shown) / 5)]
         return [Tick(self(value), figure(value, 2)) for value in shown]
 
 
 def _up(highest: float, *, fractions: bool = False) -> tuple[float, list[Tick]]:
     """The value at the top of the plot, and ticks at round numbers from zero."""
-    steps: Sequence[float] = [f * 10.0**e for e in range(-9, 13) for f in (1, 2, 5)]
-    step = next(s for s in steps if highest / s <= 4 and (fractions or s >= 1))
+    step = next(s for s in _STEPS if highest / s <= 4 and (fractions or s >= 1))
     top = step * max(1, math.ceil(highest / step * (1 - 1e-9)))
     values = [step * i for i in range(round(top / step) + 1)]
-    return top, [Tick(HEIGHT - HEIGHT * value / top, f"{value:g}" if value < 1e4 else count(round(value))) for value in values]
+    return top, [Tick(HEIGHT - HEIGHT * value / top, _axis_figure(value)) for value in values]
+
+
+def _axis_figure(value: float) -> str:
+    return f"{value:g}" if value < 1e4 else count(round(value))

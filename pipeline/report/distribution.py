@@ -75,9 +75,10 @@ class Distribution:
         occupied = np.flatnonzero(self._counts)
         if not occupied.size:
             return None
-        widths = (6, 12, 20, 30, 60) if self.logarithmic else (25,)
-        first, last = (0, len(self._counts) - 1) if not self.logarithmic else (occupied[0], occupied[-1])
-        width = next((w for w in widths if (last // w - first // w + 1) <= SHOWN_BINS), widths[-1])
+        widths = (1, 2, 3, 6, 12, 20, 30, 60) if self.logarithmic else (25, 50, 100)
+        first, last = (occupied[0], occupied[-1]) if self.logarithmic else (0, len(self._counts) - 1)
+        most = np.clip(2 * self.count**0.5, 10, SHOWN_BINS)  # of few outputs, fewer bars
+        width = next((w for w in widths if last // w - first // w < most), widths[-1])
         start, stop = first // width * width, (last // width + 1) * width
         counts = self._counts[start:stop].reshape(-1, width).sum(axis=1)
         return Histogram(self._edges[start : stop + 1 : width].tolist(), counts.tolist())

@@ -15,11 +15,15 @@ from pipeline.report.measures import Measure
 from pipeline.report.sources import Image
 from pipeline.report.top import Row
 from pipeline.report.words import cell, figure, image_name, image_place, share
+from workers.records import Task, reserved_columns
 
 NOT_SHOWN = frozenset(("key", "uri", "member", "status", "error_code", "error", "transform"))
+FILTERS = frozenset(("variant", "label", "target_name", "converged", "correct", "stop_reason"))
 MOST_FILTERS = 4
 MOST_CHOICES = 30
-TITLES = {"image": "Image", "variant": "Variant", "label": "Label"}
+TITLES = {"target_name": "Class", "correct": "Top-1 correct"}
+COMMON = reserved_columns("deepdream") & reserved_columns("attribution")
+"""Columns of every run: they come last."""
 
 
 class Gallery:
@@ -40,14 +44,14 @@ class Gallery:
         self._rows = {row["key"]: row for _, _, rows in self._groups for row in rows if row["status"] == "ok"}
         self._derived = self._derive()
 
-    def data(self, task: str) -> dict[str, Any]:
+    def data(self, task: Task) -> dict[str, Any]:
         """What the page's script reads."""
         names = self._columns()
         values = {key: self._values(key, row) for key, row in self._rows.items()}
         columns = [n for n in names if any(v[n] is not None for v in values.values())]
         return {
             "columns": [{"name": n, "title": _title(n), "text": _is_text(n, values)} for n in columns],
-            "filters": _filters(columns, values),
+            "filters": _filters([n for n in columns if n in FILTERS or n in self._source_columns(task)], values),
             "groups": [{"name": name, "title": title} for name, title, rows in self._groups if rows and title],
             "rows": [
                 {
@@ -70,8 +74,11 @@ class Gallery:
         of_rows = [n for n in (self._schema.names if self._schema else ()) if n not in NOT_SHOWN]
         derived = [m.name for m in self._measures if m.name not in of_rows]
         first = [n for n in ("variant", "label") if n in of_rows]
-        task = [n for n in of_rows if n in _BEFORE_COMMON]
-        return list(dict.fromkeys(["image", *first, *task, *derived, *of_rows]))
+        own = [n for n in of_rows if n not in COMMON]
+        return list(dict.fromkeys(["image", *first, *derived, *own, *of_rows]))
+
+    def _source_columns(self, task: Task) -> frozenset[str]:
+        return frozenset(self._schema.names if self._schema else ()) - reserved_columns(task)
 
     def _values(self, key: str, row: Row) -> dict[str, Any]:
         known = {name: cell(value) for name, value in row.items()}
@@ -94,12 +101,6 @@ class Gallery:
         return [[m.title, figure(float(self._derived[key][m.name] or 0))] for m in shown if self._derived[key][m.name]]
 
 
-_BEFORE_COMMON = frozenset(
-    ("target_name", "probability", "converged", "stop_reason", "evaluations", "total_loss", "style_uri")
-)
-"""Columns of a task that a reader looks for first."""
-
-
 def _groups(gathered: Gathered, measures: Sequence[Measure]) -> list[tuple[str, str, list[Row]]]:
     """Name, title and rows; the grid's rows are there to be opened and are no choice of their own."""
     worst = [(m.name, m.superlative, gathered.worst[m.name]) for m in measures if m.worst]
@@ -107,7 +108,7 @@ def _groups(gathered: Gathered, measures: Sequence[Measure]) -> list[tuple[str, 
 
 
 def _filters(columns: Sequence[str], values: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Columns of text, or of yes and no, with few enough values to choose from."""
+    """Those of these columns that hold text, or yes and no, with few enough values to choose from."""
     found = []
     for name in columns:
         choices = {v[name] for v in values.values()} - {None}
@@ -121,7 +122,8 @@ def _is_text(name: str, values: Mapping[str, Mapping[str, Any]]) -> bool:
 
 
 def _title(name: str) -> str:
-    return TITLES.get(name, name.replace("_", " "))
+    words = (name[:1].upper() + name[1:]).replace("_", " ")
+    return TITLES.get(name, words.replace("sha256", "SHA-256").replace(" uri", " URI"))
 
 
 def _picture(picture: Picture | None) -> dict[str, Any] | None:

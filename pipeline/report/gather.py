@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.report.classes import Classes
@@ -24,7 +22,7 @@ WORST = 12
 """Outputs shown for each measure that has a worst end."""
 
 EXAMPLES = 6
-"""Failed outputs shown for each reason."""
+"""Images with failed outputs shown for each reason."""
 
 GRID_CONTENTS = 12
 """Images in the grid of contents and styles."""
@@ -64,11 +62,18 @@ class Gathered:
         return self.outputs - self.failed
 
 
-def gather(
-    tables: Iterable[pa.Table], measures: Sequence[Measure], *, seed: int, styles: int = 0, class_column: str | None
-) -> Gathered:
-    """Go once through the latest rows of a run. `styles` is how many a grid has, 0 if the run is none."""
-    gathering = _Gathering(measures, seed, styles, class_column)
+@dataclass(frozen=True)
+class Asked:
+    """What the rows are of: how many `variants` an image has, in a grid or not; the column with their class, if any."""
+
+    variants: int
+    is_grid: bool = False
+    class_column: str | None = None
+
+
+def gather(tables: Iterable[pa.Table], measures: Sequence[Measure], asked: Asked, *, seed: int) -> Gathered:
+    """Go once through the latest rows of a run; the samples follow from `seed` and the outputs' identities alone."""
+    gathering = _Gathering(measures, asked, seed)
     for table in tables:
         if table.num_rows:
             gathering.add(table)
@@ -78,9 +83,8 @@ def gather(
 @dataclass
 class _Gathering:
     measures: Sequence[Measure]
+    asked: Asked
     seed: int
-    styles: int
-    class_column: str | None
     outputs: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     evaluations: Counter[int] = field(default_factory=Counter)
@@ -89,7 +93,7 @@ class _Gathering:
 
     def __post_init__(self) -> None:
         self.sample = TopRows(SAMPLE)
-        self.grid = TopRows(GRID_CONTENTS * self.styles)
+        self.grid = TopRows(GRID_CONTENTS * self.asked.variants)
         self.examples: dict[str, TopRows] = {}
         self.worst = {m.name: TopRows(WORST) for m in self.measures if m.worst}
         self.shares = {m.name: np.zeros(2, dtype=np.int64) for m in self.measures if m.scale == "yes or no"}
@@ -98,14 +102,14 @@ class _Gathering:
             for m in self.measures
             if m.scale != "yes or no"
         }
-        self.classes = Classes(self.class_column, len(self.measures)) if self.class_column else None
+        self.classes = Classes(column, len(self.measures)) if (column := self.asked.class_column) else None
 
     def add(self, table: pa.Table) -> None:
         self.outputs += table.num_rows
         self.schema = self.schema or table.schema
         table = table.combine_chunks()
         values = [measure.values(table) for measure in self.measures]
-        failed = pc.equal(table.column("status"), "failed").to_numpy(zero_copy_only=False).astype(bool)
+        failed = table.column("error_code").is_valid().to_numpy()
         self._measure(table, values)
         self._draw(table, failed)
         if failed.any():
@@ -128,17 +132,22 @@ class _Gathering:
     def _draw(self, table: pa.Table, failed: NDArray[np.bool_]) -> None:
         scores = random_scores(self.seed, table.column("key").to_pylist())
         self.sample.offer(table, np.where(failed, np.nan, scores))
-        if self.styles:
-            members = (member or "" for member in table.column("member").to_pylist())
-            images = map("\n".join, zip(table.column("uri").to_pylist(), members, strict=True))
-            self.grid.offer(table, random_scores(self.seed, images))
+        if self.asked.is_grid:
+            self.grid.offer(table, self._image_scores(table))
+
+    def _image_scores(self, table: pa.Table) -> NDArray[np.float64]:
+        """Scores that all outputs of an image share, so that images are drawn with all their variants."""
+        members = (member or "" for member in table.column("member").to_pylist())
+        images = map("\n".join, zip(table.column("uri").to_pylist(), members, strict=True))
+        return random_scores(self.seed, images)
 
     def _fail(self, table: pa.Table) -> None:
         codes = np.array(table.column("error_code").to_pylist())
-        scores = random_scores(self.seed, table.column("key").to_pylist())
+        scores = self._image_scores(table)
         for code, count in Counter(codes.tolist()).items():
             self.failures[code] += count
-            self.examples.setdefault(code, TopRows(EXAMPLES)).offer(table, np.where(codes == code, scores, np.nan))
+            top = self.examples.setdefault(code, TopRows(EXAMPLES * self.asked.variants))
+            top.offer(table, np.where(codes == code, scores, np.nan))
 
     def _count_evaluations(self, table: pa.Table) -> None:
         for value, count in Counter(table.column("evaluations").drop_null().to_pylist()).items():

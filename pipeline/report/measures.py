@@ -37,7 +37,7 @@ class Measure:
 
     @property
     def superlative(self) -> str:
-        """"Highest total loss", for the worst end."""
+        """What the worst ones are called: Highest total loss."""
         return f"{(self.worst or '').capitalize()} {self.title[0].lower()}{self.title[1:]}"
 
     def badness(self, values: Values) -> Values:
@@ -84,7 +84,9 @@ def _deepdream(_fields: Mapping[str, Any]) -> list[Measure]:
 
 def _style(_fields: Mapping[str, Any]) -> list[Measure]:
     return [
-        Measure("total_loss", "Total loss", "the weighted sum that was minimised", _column("total_loss"), "log", "highest"),
+        Measure(
+            "total_loss", "Total loss", "the weighted sum that was minimised", _column("total_loss"), worst="highest"
+        ),
         Measure("content_loss", "Content loss", "relative squared error of the features", _column("content_loss")),
         Measure("style_loss", "Style loss", "relative squared error of the Gram matrices", _column("style_loss")),
     ]
@@ -110,7 +112,14 @@ def _attribution(fields: Mapping[str, Any]) -> list[Measure]:
             worst="highest",
             limit=tolerance.get("map"),
         ),
-        Measure("probability", "Probability", "of the target class", _column("probability"), "unit", "lowest"),
+        Measure(
+            "probability",
+            "Probability",
+            "given to the target class",
+            _column("probability"),
+            "unit",
+            "lowest",
+        ),
         Measure("converged", "Converged", "within both tolerances", _column("converged"), "yes or no"),
         Measure("correct", "Top-1 correct", "the most probable class is the label", _correct(fields), "yes or no"),
     ]

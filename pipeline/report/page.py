@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from pipeline.progress import duration
 from pipeline.report import words
+from pipeline.report.sources import by_image
 
 
 def render(template: str, facts: Mapping[str, Any]) -> str:
@@ -33,7 +34,7 @@ def render(template: str, facts: Mapping[str, Any]) -> str:
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader(__package__),
+        loader=PackageLoader("pipeline.report"),
         autoescape=select_autoescape(default=True),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -43,12 +44,12 @@ def _environment() -> Environment:
         name: getattr(words, name)
         for name in ("count", "counted", "figure", "share", "moment", "readable", "image_name", "image_place")
     }
-    environment.filters["duration"] = duration
+    environment.filters |= {"duration": duration, "by_image": by_image}
     return environment
 
 
 def _text(name: str) -> str:
-    return (files(__package__) / "templates" / name).read_text("utf-8")
+    return (files("pipeline.report") / "templates" / name).read_text("utf-8")
 
 
 def _hash(text: str) -> str:

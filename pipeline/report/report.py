@@ -15,11 +15,11 @@ from pipeline.report import words
 from pipeline.report.album import HARMFUL, Album, Picture
 from pipeline.report.charts import histogram_chart, throughput_chart
 from pipeline.report.gallery import Gallery
-from pipeline.report.gather import Gathered, gather
+from pipeline.report.gather import EXAMPLES, Asked, Gathered, gather
 from pipeline.report.measures import Measure, measures_of
 from pipeline.report.page import render
 from pipeline.report.record import RunRecord, read_audit, read_job, read_record
-from pipeline.report.sources import Image, Sources
+from pipeline.report.sources import Image, Sources, by_image
 from pipeline.report.timeline import read_timeline, throughput
 from pipeline.status import Status
 from workers.attribution.heatmap import COLOURS
@@ -48,9 +48,8 @@ def write_report(run: Store, to: Store, *, seed: int = 0) -> Status:
     record, facts = read_record(run)
     measures = measures_of(record.fields, record.task)
     class_column = "label" if record.labels else "target_name" if record.task == "attribution" else None
-    gathered = gather(
-        latest_rows(run), measures, seed=seed, styles=len(record.grid_styles), class_column=class_column
-    )
+    asked = Asked(len(record.variants), is_grid=bool(record.grid_styles), class_column=class_column)
+    gathered = gather(latest_rows(run), measures, asked, seed=seed)
     status = _status(run, facts, gathered)
     album = Album(to, record.images)
     pictures = _pictures(run, record, gathered, album)
@@ -117,6 +116,7 @@ def _summary(run: Store, record: RunRecord, status: Status, gathered: Gathered) 
         "versions": _versions(record),
         "reasons": gathered.failures.most_common(),
         "meanings": words.CODES,
+        "images_an_example": EXAMPLES,
     }
 
 
@@ -146,15 +146,7 @@ def _measured(measures: Sequence[Measure], gathered: Gathered) -> dict[str, Any]
     }
 
 
-def _shown(
-    record: RunRecord, measures: Sequence[Measure], gathered: Gathered, pictures: Pictures
-) -> dict[str, Any]:
+def _shown(record: RunRecord, measures: Sequence[Measure], gathered: Gathered, pictures: Pictures) -> dict[str, Any]:
     gallery = Gallery(gathered, measures, pictures.outputs, pictures.sources)
-    contents: dict[Image, dict[str, Any]] = {}
-    for row in sorted(gathered.grid, key=lambda row: (row["uri"], row["member"] or "")):
-        contents.setdefault((row["uri"], row["member"]), {})[row["variant"]] = row
-    return {
-        "gallery": gallery.data(record.task),
-        "contents": contents,
-        "pictures": pictures,
-    }
+    grid = sorted(gathered.grid, key=lambda row: (row["uri"], row["member"] or ""))
+    return {"gallery": gallery.data(record.task), "contents": by_image(grid), "pictures": pictures}

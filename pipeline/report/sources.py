@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.plan import Chunk, read_chunks
 from pipeline.seal import DamagedError, read_sealed
@@ -19,6 +18,14 @@ from workers.storage import StorageError, Store
 
 Image = tuple[str, str | None]
 """A row's `uri` and `member`."""
+
+
+def by_image(rows: Iterable[Mapping[str, Any]]) -> dict[Image, list[Mapping[str, Any]]]:
+    """Rows by their image, in the order in which the images come first."""
+    found: dict[Image, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        found.setdefault((row["uri"], row["member"]), []).append(row)
+    return found
 
 
 class Sources:
@@ -65,5 +72,5 @@ def _refs(store: Store, chunk: Chunk, uris: set[str]) -> Iterable[ImageRef]:
         table = read_sealed(store, chunk_name(chunk.number), ["uri", "member", "offset", "bytes"])
     except (DamagedError, StorageError):
         return []
-    wanted = pc.is_in(table.column("uri"), value_set=pa.array(sorted(uris), pa.string()))
-    return [ImageRef(**row) for row in table.filter(wanted).to_pylist()]
+    wanted = [place for place, uri in enumerate(table.column("uri").to_pylist()) if uri in uris]
+    return [ImageRef(**row) for row in table.take(pa.array(wanted, pa.int64())).to_pylist()]

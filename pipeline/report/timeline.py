@@ -85,7 +85,7 @@ def throughput(timeline: Timeline) -> Throughput | None:
     if len(timeline.commits) < 2 or timeline.work_seconds <= 0:
         return None
     times, totals, breaks = _cumulative(timeline)
-    intervals = max(1, min(INTERVALS, len(timeline.commits) // 3))
+    intervals = min(INTERVALS, len(timeline.commits))
     edges = np.linspace(0, timeline.work_seconds, intervals + 1)
     width = timeline.work_seconds / intervals
     rates = np.diff(np.interp(edges, times, totals)) / width

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Mapping
 from datetime import datetime
@@ -11,6 +10,11 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 LONGEST_TEXT = 300
+
+EXACT = 2**53
+"""Whole numbers beyond this are rounded by a browser."""
+
+_UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 
 CODES = {
     "missing": "There is no such file.",
@@ -103,15 +107,18 @@ def seconds_between(began: str | None, ended: str | None) -> float | None:
 
 
 def readable(name: str) -> str:
-    """A percent-encoded name as text: undecodable bytes replaced, control characters shown as what they are."""
+    """A percent-encoded name as text: undecodable bytes replaced; characters that show nothing or turn the text around
+
+    are written out, so that no name looks like another.
+    """
     text = unquote_to_bytes(name).decode("utf-8", "replace")
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def image_name(row: Mapping[str, Any]) -> str:
     """The file, or the member of a container, that a row's image is; without folders."""
     name = readable(row["member"] if row["member"] and not row["member"].startswith("#") else row["uri"])
-    return os.path.basename(name.rstrip("/")) or name or "(no name)"
+    return name.rstrip("/").rpartition("/")[2] or name or "(no name)"
 
 
 def image_place(row: Mapping[str, Any]) -> str:
@@ -121,8 +128,10 @@ def image_place(row: Mapping[str, Any]) -> str:
 
 def cell(value: Any) -> str | float | int | bool | None:
     """A value of a row as JSON can hold it; what is long is cut."""
-    if isinstance(value, bool | int) or value is None:
+    if isinstance(value, bool) or value is None:
         return value
+    if isinstance(value, int):
+        return value if abs(value) <= EXACT else str(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     text = value if isinstance(value, str) else str(value)

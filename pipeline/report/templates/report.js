@@ -3,7 +3,8 @@
   const $ = (id) => document.getElementById(id);
   const data = JSON.parse($("data").textContent);
   const place = new Map(data.columns.map((column, i) => [column.name, i]));
-  const state = { view: "cards", descending: false, shown: [], open: 0 };
+  const few = 24;
+  const state = { view: "cards", descending: false, all: false, shown: [], open: 0 };
 
   const make = (tag, attributes = {}, ...children) => {
     const element = document.createElement(tag);
@@ -83,10 +84,12 @@
   const draw = () => {
     state.shown = picked();
     const asTable = state.view === "table";
-    $("cards").replaceChildren(...(asTable ? [] : state.shown.map(card)));
+    $("cards").replaceChildren(...(asTable ? [] : state.shown.slice(0, state.all ? undefined : few).map(card)));
     $("rows").replaceChildren(...(asTable ? [table(state.shown)] : []));
     $("cards").hidden = asTable;
     $("rows").hidden = !asTable;
+    $("rest").hidden = asTable || state.all || state.shown.length <= few;
+    $("more").textContent = `Show the other ${state.shown.length - few}`;
     const count = state.shown.length;
     $("shown").textContent = count ? `${count} ${count === 1 ? "output" : "outputs"} shown` : "No output matches.";
     $("direction").textContent = state.descending ? "↓" : "↑";
@@ -180,6 +183,11 @@
     state.view = state.view === "cards" ? "table" : "cards";
     $("view").setAttribute("aria-pressed", String(state.view === "table"));
     draw();
+  });
+  $("more").addEventListener("click", () => {
+    state.all = true;
+    draw();
+    $("cards").children[few].querySelector("button").focus();
   });
   $("cut").addEventListener("input", cut);
   $("previous").addEventListener("click", () => step(-1));
