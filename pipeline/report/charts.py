@@ -60,7 +60,7 @@ def histogram_chart(distribution: Distribution) -> Chart | None:
     bars, table = [], []
     for (low, high), outputs in zip(pairwise(histogram.edges), histogram.counts, strict=True):
         if outputs:
-            where = f"{figure(low, 2)} to {figure(high, 2)}"
+            where = f"{figure(low)} to {figure(high)}"
             tall = max(1.0, HEIGHT * outputs / top)
             left, right = across(low), across(high)
             beyond = limit is not None and math.sqrt(low * high) > limit
@@ -116,8 +116,12 @@ class _Across:
         """Round numbers, no more than five."""
         if not self.logarithmic:
             return [Tick(self(value), f"{value:g}") for value in (0, 0.25, 0.5, 0.75, 1)]
+        if self.high < 8 * self.low:
+            step = next(s for s in _STEPS if (self.high - self.low) / s <= 4)
+            values = [step * i for i in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
+            return [Tick(self(value), figure(value)) for value in values]
         first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
-        for factors in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
+        for factors in ((1, 2, 5), (1, 3), (1,)):
             values = [f * 10.0**e for e in range(first, last + 1) for f in factors]
             shown = [v for v in values if self.low * (1 - 1e-9) <= v <= self.high * (1 + 1e-9)]
             if len(shown) <= 5:

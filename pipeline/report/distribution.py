@@ -17,6 +17,9 @@ _UNIT_EDGES = np.linspace(0, 1, 1001)
 SHOWN_BINS = 48
 """Bars of a histogram, at most."""
 
+LEAST_BINS = 10
+"""Room for so many: a measure that hardly varies shall look so."""
+
 
 @dataclass(frozen=True)
 class Histogram:
@@ -71,7 +74,7 @@ class Distribution:
         return min(float(value), self.highest)
 
     def histogram(self) -> Histogram | None:
-        """The occupied bins, joined until there are few enough to look at; None if there are none."""
+        """The occupied bins, joined until there are few enough to look at, with some room; None if there are none."""
         occupied = np.flatnonzero(self._counts)
         if not occupied.size:
             return None
@@ -79,6 +82,8 @@ class Distribution:
         first, last = (occupied[0], occupied[-1]) if self.logarithmic else (0, len(self._counts) - 1)
         most = np.clip(2 * self.count**0.5, 10, SHOWN_BINS)  # of few outputs, fewer bars
         width = next((w for w in widths if last // w - first // w < most), widths[-1])
-        start, stop = first // width * width, (last // width + 1) * width
+        room = max(0, LEAST_BINS - (last // width - first // width)) // 2
+        start = max(0, first // width - room) * width
+        stop = min(len(self._counts) // width, last // width + 1 + room) * width
         counts = self._counts[start:stop].reshape(-1, width).sum(axis=1)
         return Histogram(self._edges[start : stop + 1 : width].tolist(), counts.tolist())
