@@ -32,11 +32,14 @@
   const picked = () => {
     const group = $("group").value;
     const search = $("search").value.trim().toLowerCase();
-    const filters = [...document.querySelectorAll("[data-filter]")].filter((select) => select.value);
+    const filters = [...document.querySelectorAll("[data-filter]")]
+      .filter((select) => select.value)
+      .map((select) => [data.filters[select.dataset.filter], select.value])
+      .map(([filter, choice]) => [place.get(filter.name), filter.choices[choice]]);
     const rows = data.rows.filter(
       (row) =>
         (!group || row.groups.includes(group)) &&
-        filters.every((select) => row.values[place.get(select.dataset.filter)] === JSON.parse(select.value)) &&
+        filters.every(([column, choice]) => row.values[column] === choice) &&
         (!search || row.values.some((value) => words(value).toLowerCase().includes(search))),
     );
     const by = place.get($("sort").value);

@@ -37,6 +37,9 @@ HOSTILE = (
     "new\nline and tab\t.png",
     "\u202egnp.rtl שלום.png",
 )
+ODD = 'odd" onfocus="alert(5)'
+"""A folder, and so a label."""
+
 CLASSES = ["Egyptian cat", "espresso", "missile", "</script><script>alert(3)</script>"]
 IMAGES = ImageParams(short_side=64, snap=16)
 """Small: what is tested isn't the pictures' beauty."""
@@ -185,9 +188,7 @@ def _write_events(store: LocalStore) -> None:
 
 
 @pytest.fixture(scope="session")
-def make_report_run(
-    photographs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., Made]:
+def make_report_run(photographs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Made]:
     """Make a run of a task over photographs with usual and hostile names, four of them broken."""
 
     def make(task: str, section: Mapping[str, Any], **what: Any) -> Made:
@@ -198,14 +199,14 @@ def make_report_run(
             for name in names:
                 shutil.copy(photographs[name], photos / label)
         small = Image.open(photographs["chelsea"]).resize((90, 60))
-        (photos / "odd").mkdir()
+        (photos / ODD).mkdir()
         for name in HOSTILE:
-            small.save(photos / "odd" / name)
-        (photos / "odd" / "empty.png").touch()
-        (photos / "odd" / "no image <i>.png").write_text("words")
+            small.save(photos / ODD / name)
+        (photos / ODD / "empty.png").touch()
+        (photos / ODD / "no image <i>.png").write_text("words")
         whole = photographs["coffee"].read_bytes()
-        (photos / "odd" / "cut.png").write_bytes(whole[: len(whole) // 2])
-        small.resize((15, 10)).save(photos / "odd" / "small.png")
+        (photos / ODD / "cut.png").write_bytes(whole[: len(whole) // 2])
+        small.resize((15, 10)).save(photos / ODD / "small.png")
         return Made(_Maker(folder, task, section, **what).make(), photos)
 
     return make

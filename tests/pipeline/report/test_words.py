@@ -9,7 +9,15 @@ from pipeline.report.words import cell, figure, image_name, image_place, rate, r
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0"), (0.01234, "0.0123"), (1234.5, "1,230"), (4.56e-7, "4.56e-7"), (65.0, "65"), (None, "–"), (1e9, "1.00e9")],
+    [
+        (0.0, "0"),
+        (0.01234, "0.0123"),
+        (1234.5, "1,230"),
+        (4.56e-7, "4.56e-7"),
+        (65.0, "65"),
+        (None, "–"),
+        (1e9, "1.00e9"),
+    ],
 )
 def test_figures(value: float | None, text: str) -> None:
     assert figure(value) == text
@@ -17,7 +25,14 @@ def test_figures(value: float | None, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("part", "whole", "text"),
-    [(0, 9, "0 %"), (9, 9, "100 %"), (1, 10**6, "< 0.1 %"), (999_999, 10**6, "> 99.9 %"), (12, 100, "12 %"), (0, 0, "–")],
+    [
+        (0, 9, "0 %"),
+        (9, 9, "100 %"),
+        (1, 10**6, "< 0.1 %"),
+        (999_999, 10**6, "> 99.9 %"),
+        (12, 100, "12 %"),
+        (0, 0, "–"),
+    ],
 )
 def test_a_share_is_none_or_all_only_if_it_is(part: int, whole: int, text: str) -> None:
     assert share(part, whole) == text
