@@ -1,4 +1,4 @@
-"""The command line. Each command imports what it needs: help, plan, status, verify and report start without torch or Ray."""
+"""The command line. Each command imports what it needs: most of them start without torch or Ray."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.commit import committed_units, count_outputs
+from pipeline.commit import Counts, committed_units, count_outputs
 from pipeline.epoch import Claim, is_alive, latest_claim
 from pipeline.plan import planned_units, read_chunks
 from pipeline.progress import duration
@@ -54,11 +54,11 @@ class Status:
         return "unfinished; the same `pixgrad run` goes on with it"
 
 
-def read_status(store: Store) -> Status:
-    """The status of the run in `store`. Raises NoRunError."""
+def read_status(store: Store, counts: Counts | None = None) -> Status:
+    """The status of the run in `store`; `counts` of its latest rows if they are known. Raises NoRunError."""
     run = open_run(store)
     chunks = read_chunks(store)
-    counts = count_outputs(store)
+    counts = counts or count_outputs(store)
     return Status(
         run=run,
         units=planned_units(chunks),

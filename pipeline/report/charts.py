@@ -63,7 +63,7 @@ def histogram_chart(distribution: Distribution) -> Chart | None:
             where = f"{figure(low)} to {figure(high)}"
             tall = max(1.0, HEIGHT * outputs / top)
             left, right = across(low), across(high)
-            beyond = limit is not None and math.sqrt(low * high) > limit
+            beyond = limit is not None and low > limit * (1 - 1e-9)
             title = f"{where}: {counted(outputs, 'output')}"
             bars.append(Bar(left, right - left, HEIGHT - tall, tall, title, beyond))
             table.append((where, count(outputs)))
@@ -95,7 +95,7 @@ def _time_ticks(total: float) -> list[Tick]:
     """Round times from zero, in one unit for the whole axis."""
     units = (("s", 1, 180), ("min", 60, 3 * 3600), ("h", 3600, 3 * 86_400), ("days", 86_400, math.inf))
     unit, size = next((name, size) for name, size, most in units if total < most)
-    step = next(s for s in _STEPS if total / size / s <= 4)
+    step = next(s for s in _STEPS if total / size / s <= 6)
     return [Tick(100 * step * i * size / total, f"{step * i:g} {unit}") for i in range(int(total / size / step) + 1)]
 
 

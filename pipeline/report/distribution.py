@@ -32,7 +32,8 @@ class Histogram:
 class Distribution:
     """Counts values in bins: of equal ratio from 1e-12 to 1e9 (`logarithmic`), or of equal width from 0 to 1.
 
-    Values outside count for the outermost bins, zeros in a logarithmic one apart, NaN nowhere.
+    A logarithmic distribution's bins are in units of its `limit`, so that none has values on both sides of it. Values
+    outside count for the outermost bins, zeros in a logarithmic one apart, NaN nowhere.
     """
 
     def __init__(self, *, logarithmic: bool = True, limit: float | None = None):
@@ -40,7 +41,7 @@ class Distribution:
         self.limit = limit
         self.count = self.zeros = self.beyond = 0
         self.highest = -np.inf
-        self._edges = _LOG_EDGES if logarithmic else _UNIT_EDGES
+        self._edges = _LOG_EDGES * (limit or 1.0) if logarithmic else _UNIT_EDGES
         self._counts = np.zeros(len(self._edges) - 1, dtype=np.int64)
 
     def add(self, values: NDArray[np.float64]) -> None:

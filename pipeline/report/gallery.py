@@ -98,7 +98,8 @@ class Gallery:
 
     def _figures(self, key: str) -> list[list[str]]:
         shown = [m for m in self._measures if m.scale == "log" and m.name != "seconds"][:2]
-        return [[m.title, figure(float(self._derived[key][m.name] or 0))] for m in shown if self._derived[key][m.name]]
+        known = ((m.title, self._derived[key][m.name]) for m in shown)
+        return [[title, figure(value)] for title, value in known if value is not None]
 
 
 def _groups(gathered: Gathered, measures: Sequence[Measure]) -> list[tuple[str, str, list[Row]]]:

@@ -39,6 +39,7 @@ class Gathered:
     """
 
     outputs: int
+    parts: int
     failures: Counter[str]
     examples: dict[str, list[Row]]
     sample: list[Row]
@@ -75,6 +76,7 @@ def gather(tables: Iterable[pa.Table], measures: Sequence[Measure], asked: Asked
     """Go once through the latest rows of a run; the samples follow from `seed` and the outputs' identities alone."""
     gathering = _Gathering(measures, asked, seed)
     for table in tables:
+        gathering.parts += 1
         if table.num_rows:
             gathering.add(table)
     return gathering.result()
@@ -86,6 +88,7 @@ class _Gathering:
     asked: Asked
     seed: int
     outputs: int = 0
+    parts: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     evaluations: Counter[int] = field(default_factory=Counter)
     stop_reasons: Counter[str] = field(default_factory=Counter)
@@ -157,6 +160,7 @@ class _Gathering:
     def result(self) -> Gathered:
         return Gathered(
             outputs=self.outputs,
+            parts=self.parts,
             failures=self.failures,
             examples={code: top.rows for code, top in self.examples.items()},
             sample=self.sample.rows,

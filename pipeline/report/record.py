@@ -110,13 +110,13 @@ class Finding(BaseModel):
         return self.verdict if isinstance(self.verdict, str) else ("holds" if self.verdict else "broken")
 
 
-def read_record(store: Store) -> tuple[RunRecord, dict[str, Any]]:
-    """The record of a run, and all of `run.json`. Raises NoRunError, StorageError, DamagedError."""
+def read_record(store: Store) -> RunRecord:
+    """The record of a run. Raises NoRunError, StorageError, DamagedError."""
     facts = open_run(store)
     try:
         record = RunRecord.model_validate(facts)
         _ = record.images, record.labels, record.grid_styles, record.fields["model"], record.fields[record.task]
-        return record, facts
+        return record
     except (ValidationError, LookupError, TypeError) as error:
         raise DamagedError(f"{store.url}/{RUN} is damaged ({_reason(error)}); restore it from a copy.") from None
 

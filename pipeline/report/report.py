@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from pipeline.commit import committed_units, latest_rows
-from pipeline.epoch import latest_claim
-from pipeline.plan import planned_units, read_chunks
+from pipeline.commit import Counts, latest_rows
 from pipeline.provenance import now
 from pipeline.report import words
 from pipeline.report.album import HARMFUL, Album, Picture
@@ -21,7 +19,7 @@ from pipeline.report.page import render
 from pipeline.report.record import RunRecord, read_audit, read_job, read_record
 from pipeline.report.sources import Image, Sources, by_image
 from pipeline.report.timeline import read_timeline, throughput
-from pipeline.status import Status
+from pipeline.status import Status, read_status
 from workers.attribution.heatmap import COLOURS
 from workers.storage import Store
 
@@ -45,12 +43,12 @@ def write_report(run: Store, to: Store, *, seed: int = 0) -> Status:
     The run is only read; a report that is there already is replaced, its pictures too. Which outputs are sampled
     follows from `seed`. Raises NoRunError, StorageError, DamagedError.
     """
-    record, facts = read_record(run)
+    record = read_record(run)
     measures = measures_of(record.fields, record.task)
     class_column = "label" if record.labels else "target_name" if record.task == "attribution" else None
     asked = Asked(len(record.variants), is_grid=bool(record.grid_styles), class_column=class_column)
     gathered = gather(latest_rows(run), measures, asked, seed=seed)
-    status = _status(run, facts, gathered)
+    status = read_status(run, Counts(gathered.ok, dict(gathered.failures), gathered.parts))
     album = Album(to, record.images)
     pictures = _pictures(run, record, gathered, album)
     context = {
@@ -71,20 +69,6 @@ def write_report(run: Store, to: Store, *, seed: int = 0) -> Status:
     to.replace(PAGE, render("report.html", context).encode())
     album.remove_others()
     return status
-
-
-def _status(run: Store, facts: dict[str, Any], gathered: Gathered) -> Status:
-    chunks = read_chunks(run)
-    return Status(
-        run=facts,
-        units=planned_units(chunks),
-        committed=len(committed_units(run, 0)),
-        images=sum(chunk.images for chunk in chunks),
-        outputs=gathered.outputs,
-        listed=bool(chunks) and chunks[-1].final,
-        failures=dict(gathered.failures),
-        claim=latest_claim(run),
-    )
 
 
 def _pictures(run: Store, record: RunRecord, gathered: Gathered, album: Album) -> Pictures:

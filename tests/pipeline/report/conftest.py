@@ -41,7 +41,7 @@ ODD = 'odd" onfocus="alert(5)'
 """A folder, and so a label."""
 
 CLASSES = ["Egyptian cat", "espresso", "missile", "</script><script>alert(3)</script>"]
-IMAGES = ImageParams(short_side=64, snap=16)
+IMAGES = ImageParams.model_validate({"short_side": 64, "snap": 16})
 """Small: what is tested isn't the pictures' beauty."""
 
 
