@@ -15,13 +15,13 @@ from pipeline.report.measures import Measure
 from pipeline.report.sources import Image
 from pipeline.report.top import Row
 from pipeline.report.words import cell, figure, image_name, image_place, share
-from workers.records import Task, reserved_columns
+from workers.records import Task, reserved_columns, row_schema
 
-NOT_SHOWN = frozenset(("key", "uri", "member", "status", "error_code", "error", "transform"))
+NOT_SHOWN = frozenset(("key", "member", "status", "error_code", "error", "transform"))
 FILTERS = frozenset(("variant", "label", "target_name", "converged", "correct", "stop_reason"))
 MOST_FILTERS = 4
 MOST_CHOICES = 30
-TITLES = {"target_name": "Class", "correct": "Top-1 correct"}
+TITLES = {"uri": "Image", "target_name": "Class", "correct": "Top-1 correct"}
 COMMON = reserved_columns("deepdream") & reserved_columns("attribution")
 """Columns of every run: they come last."""
 
@@ -31,37 +31,39 @@ class Gallery:
 
     def __init__(
         self,
+        task: Task,
         gathered: Gathered,
         measures: Sequence[Measure],
         outputs: Mapping[str, Picture],
         sources: Mapping[Image, Picture],
     ):
+        self._task: Task = task
         self._measures = measures
         self._outputs = outputs
         self._sources = sources
-        self._schema = gathered.schema
+        self._columns = gathered.schema.names if gathered.schema else []
         self._groups = _groups(gathered, measures)
         self._rows = {row["key"]: row for _, _, rows in self._groups for row in rows if row["status"] == "ok"}
         self._derived = self._derive()
 
-    def data(self, task: Task) -> dict[str, Any]:
+    def data(self) -> dict[str, Any]:
         """What the page's script reads."""
-        names = self._columns()
         values = {key: self._values(key, row) for key, row in self._rows.items()}
-        columns = [n for n in names if any(v[n] is not None for v in values.values())]
+        columns = [n for n in self._ordered() if any(v[n] is not None for v in values.values())]
+        own = reserved_columns(self._task) | {measure.name for measure in self._measures}
         return {
             "columns": [{"name": n, "title": _title(n), "text": _is_text(n, values)} for n in columns],
-            "filters": _filters([n for n in columns if n in FILTERS or n in self._source_columns(task)], values),
+            "filters": _filters([n for n in columns if n in FILTERS or n not in own], values),
             "groups": [{"name": name, "title": title} for name, title, rows in self._groups if rows and title],
             "rows": [
                 {
                     "key": key,
                     "title": image_name(row),
-                    "line": _line(task, row),
+                    "line": _line(self._task, row),
                     "figures": self._figures(key),
                     "before": _picture(self._sources.get((row["uri"], row["member"]))),
                     "after": _picture(self._outputs.get(key)),
-                    "alt": _alt(task, row),
+                    "alt": _alt(self._task, row),
                     "scale": cell(row.get("heatmap_scale")),
                     "groups": [name for name, _, rows in self._groups if any(r["key"] == key for r in rows)],
                     "values": [values[key][n] for n in columns],
@@ -70,25 +72,23 @@ class Gallery:
             ],
         }
 
-    def _columns(self) -> list[str]:
-        of_rows = [n for n in (self._schema.names if self._schema else ()) if n not in NOT_SHOWN]
+    def _ordered(self) -> list[str]:
+        """Columns: which output it is, what was measured on it, the task's and the source's own, the rest."""
+        of_rows = [n for n in self._columns if n not in NOT_SHOWN]
+        first = [n for n in ("uri", "variant", "label") if n in of_rows]
         derived = [m.name for m in self._measures if m.name not in of_rows]
-        first = [n for n in ("variant", "label") if n in of_rows]
         own = [n for n in of_rows if n not in COMMON]
-        return list(dict.fromkeys(["image", *first, *derived, *own, *of_rows]))
-
-    def _source_columns(self, task: Task) -> frozenset[str]:
-        return frozenset(self._schema.names if self._schema else ()) - reserved_columns(task)
+        return list(dict.fromkeys([*first, *derived, *own, *of_rows]))
 
     def _values(self, key: str, row: Row) -> dict[str, Any]:
-        known = {name: cell(value) for name, value in row.items()}
-        return known | {"image": image_place(row)} | {n: cell(v) for n, v in self._derived[key].items()}
+        """By column; a source's own column goes before a measure of its name."""
+        return {name: cell(value) for name, value in (self._derived[key] | row | {"uri": image_place(row)}).items()}
 
     def _derive(self) -> dict[str, dict[str, float | bool | None]]:
         """Measures of the rows; a yes or no stays one."""
         if not self._rows:
             return {}
-        table = pa.Table.from_pylist(list(self._rows.values()), schema=self._schema)
+        table = pa.Table.from_pylist(list(self._rows.values()), schema=row_schema(self._task))
         found: dict[str, dict[str, float | bool | None]] = {key: {} for key in self._rows}
         for measure in self._measures:
             for key, value in zip(found, measure.values(table).tolist(), strict=True):
@@ -134,7 +134,7 @@ def _picture(picture: Picture | None) -> dict[str, Any] | None:
 def _line(task: str, row: Row) -> str:
     """What was made of the image, in a few words."""
     if task == "style":
-        return row["variant"] or image_name({"uri": row["style_uri"], "member": None})
+        return row["variant"] or (row["style_uri"] or "").rpartition("/")[2]
     if task == "attribution":
         name = row["target_name"] or f"class {row['target']}"
         return f"{name} · {share(row['probability'] or 0, 1)}"

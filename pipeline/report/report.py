@@ -37,7 +37,7 @@ class Pictures:
     styles: dict[str, Picture]
 
 
-def write_report(run: Store, to: Store, *, seed: int = 0) -> Status:
+def write_report(run: Store, to: Store, *, seed: int = 0) -> None:
     """Write the report of a run to the folder `to`: index.html, and the pictures in images/.
 
     The run is only read; a report that is there already is replaced, its pictures too. Which outputs are sampled
@@ -68,7 +68,6 @@ def write_report(run: Store, to: Store, *, seed: int = 0) -> Status:
     }
     to.replace(PAGE, render("report.html", context).encode())
     album.remove_others()
-    return status
 
 
 def _pictures(run: Store, record: RunRecord, gathered: Gathered, album: Album) -> Pictures:
@@ -131,6 +130,6 @@ def _measured(measures: Sequence[Measure], gathered: Gathered) -> dict[str, Any]
 
 
 def _shown(record: RunRecord, measures: Sequence[Measure], gathered: Gathered, pictures: Pictures) -> dict[str, Any]:
-    gallery = Gallery(gathered, measures, pictures.outputs, pictures.sources)
+    gallery = Gallery(record.task, gathered, measures, pictures.outputs, pictures.sources)
     grid = sorted(gathered.grid, key=lambda row: (row["uri"], row["member"] or ""))
-    return {"gallery": gallery.data(record.task), "contents": by_image(grid), "pictures": pictures}
+    return {"gallery": gallery.data(), "contents": by_image(grid), "pictures": pictures}

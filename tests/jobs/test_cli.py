@@ -137,6 +137,8 @@ def test_a_run_from_its_first_command_to_its_last(pixgrad: Pixgrad, place: Path,
     status = json.loads(pixgrad("status", "run", "--json").out)
     assert status["state"] == "complete" and status["failures"] == {"truncated": 1}
     assert pixgrad("verify", "run").code == 0
+    assert pixgrad("report", "run").out == "run/report/index.html\n"
+    assert (place / "run" / "report" / "index.html").is_file()
     assert "1 outputs in out" in pixgrad("export", "run", "out").out
     assert (place / "out" / "chelsea.png").is_file()
     next((place / "run" / "shards").glob("*.tar")).unlink()

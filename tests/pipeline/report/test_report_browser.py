@@ -122,7 +122,7 @@ def test_filters_search_and_groups(pages: dict[str, Path], page: Page) -> None:
 def test_sorting_by_any_column_in_cards_and_table(pages: dict[str, Path], page: Page) -> None:
     page.goto(pages["attribution"].as_uri())
     columns = page.locator("#sort option").evaluate_all("options => options.map((each) => each.value).slice(1)")
-    assert {"image", "label", "completeness_error", "map_error", "seconds", "converged", "unit"} <= set(columns)
+    assert {"uri", "label", "completeness_error", "map_error", "seconds", "converged", "unit"} <= set(columns)
     page.select_option("#sort", "map_error")
     ascending = names(page)
     page.click("#direction")
