@@ -1,4 +1,4 @@
-"""The command line. Each command imports what it needs: help, plan, status and verify start without torch or Ray."""
+"""The command line. Each command imports what it needs: most of them start without torch or Ray."""
 
 from __future__ import annotations
 
@@ -303,6 +303,21 @@ def clean(
         f"{'would be ' if dry_run else ''}removed.",
         markup=False,
     )
+
+
+@app.command()
+def report(
+    run: RunArgument,
+    output: Annotated[str, typer.Option("-o", "--output", metavar="FOLDER", help="Left out: RUN/report.")] = "",
+    seed: Annotated[int, typer.Option(min=0, help="Which outputs are sampled.")] = 0,
+) -> None:
+    """Write a static page about a run: pictures, measures, failures, throughput, provenance."""
+    from pipeline.report.report import PAGE, write_report
+    from workers.storage import open_store
+
+    to = open_store(output or f"{run.rstrip('/')}/report")
+    write_report(open_store(run), to, seed=seed)
+    out.print(f"{to.url}/{PAGE}", markup=False)
 
 
 @app.command()

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.commit import committed_units, count_outputs
+from pipeline.commit import Counts, committed_units, count_outputs
 from pipeline.epoch import Claim, is_alive, latest_claim
 from pipeline.plan import planned_units, read_chunks
 from pipeline.progress.words import by_reason, duration
@@ -83,10 +83,13 @@ class Status(Standing):
         ]
 
 
-def read_status(store: Store) -> Status:
-    """The status of the run in `store`, which takes a moment for each thousand parts. Raises NoRunError."""
+def read_status(store: Store, counts: Counts | None = None) -> Status:
+    """The status of the run in `store`, which takes a moment for each thousand parts. Raises NoRunError.
+
+    `counts` of its latest rows if they are known.
+    """
     standing = read_standing(store)
-    counts = count_outputs(store)
+    counts = counts or count_outputs(store)
     return Status(**vars(standing), outputs=counts.outputs, failures=counts.failures)
 
 

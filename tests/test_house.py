@@ -51,7 +51,9 @@ def heavy_modules(result: subprocess.CompletedProcess[str]) -> list[str]:
 # --- what is imported
 
 
-@pytest.mark.parametrize("command", [["--help"], ["status", "run"], ["verify", "run"]], ids=lambda command: command[0])
+@pytest.mark.parametrize(
+    "command", [["--help"], ["status", "run"], ["verify", "run"], ["report", "run"]], ids=lambda command: command[0]
+)
 def test_a_command_that_computes_nothing_loads_neither_torch_nor_ray(command: list[str], tmp_path: Path) -> None:
     result = run(sys.executable, "-P", "-c", RUN_THE_COMMAND, *command, cwd=tmp_path)
     assert heavy_modules(result) == []

@@ -132,6 +132,8 @@ def test_a_run_from_its_first_command_to_its_last(pixgrad: Pixgrad, place: Path,
     assert watched.code == 0 and "2/2 outputs (100%)" in watched.out
     assert "2 committed, 1 failed: 1 truncated" in watched.out
     assert pixgrad("verify", "run").code == 0
+    assert pixgrad("report", "run").out == "run/report/index.html\n"
+    assert (place / "run" / "report" / "index.html").is_file()
     assert "1 outputs in out" in pixgrad("export", "run", "out").out
     assert (place / "out" / "chelsea.png").is_file()
     next((place / "run" / "shards").glob("*.tar")).unlink()
