@@ -25,7 +25,7 @@ demo: .venv/.demo
 	$(BIN)/python benchmarks/demo.py
 
 test: lint
-	$(BIN)/python -m pytest -m "not long and not endurance"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long and not endurance"
 
 chaos: .venv/.test
 	$(BIN)/python -m pytest -m long tests/chaos
