@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 from workers.assembly import Item, Result
 from workers.codec import Decoded, encode_png
-from workers.engine import AttributionEngine, DreamEngine, Engine, StyleEngine
+from workers.engines.attribution import AttributionEngine
+from workers.engines.base import Engine
+from workers.engines.dream import DreamEngine
+from workers.engines.style import StyleEngine
 from workers.errors import DeviceError, ImageError
 from workers.features import Network
 from workers.params import AttributionParams, DeepDreamParams, ImageParams, ModelParams, Section, StyleParams
