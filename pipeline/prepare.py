@@ -24,11 +24,24 @@ from workers.errors import ModelError, PixgradError
 from workers.geometry import picture_params
 from workers.layers import LOGITS
 from workers.octaves import smallest_octave
-from workers.params import AttributionParams, DeepDreamParams, ImageParams, Layer, Section, Stage, StyleParams, TopK
+from workers.params import (
+    AttributionParams,
+    Contrast,
+    DeepDreamParams,
+    ImageParams,
+    Layer,
+    Section,
+    Stage,
+    StyleParams,
+    TopK,
+)
 from workers.records import reserved_columns
 from workers.setup import Picture
 from workers.storage import MissingError, Store, open_store
 from workers.weights import is_file
+
+CHOSEN_BY_IMAGE = ("predicted", "label", "runner_up")
+"""Sides of a contrast that are not the same class for every image."""
 
 
 class JobError(PixgradError):
@@ -178,6 +191,11 @@ def _resolve_target(params: AttributionParams, model: ModelDescription) -> Any:
             raise ModelError(f"the top {k} of {classes} classes can't be had; ask for fewer")
         case TopK() | "predicted" | "label":
             return params.target
+        case Contrast(contrast=sides):
+            sides = [side if side in CHOSEN_BY_IMAGE else model.class_index(side) for side in sides]
+            if sides[0] == sides[1]:
+                raise ModelError("both sides of the contrast are the same class")
+            return Contrast(contrast=(sides[0], sides[1]))
         case list(names):
             indices = [model.class_index(name) for name in names]
             if len(set(indices)) < len(indices):
@@ -206,8 +224,12 @@ def _check_job(config: JobConfig, source: Source) -> None:
         has = f"has the columns {', '.join(names)}" if names else "has no columns"
         sentence = f"{assign!r} is neither all, random nor cycle, nor a column of the source, which {has}"
         raise JobError(sentence, "style", "assign")
-    if config.attribution and config.attribution.target == "label" and not config.source.labels:
+    if config.attribution and _needs_label(config.attribution.target) and not config.source.labels:
         raise JobError("the source has no labels; set source.labels to folder or a column", "attribution", "target")
+
+
+def _needs_label(target: Any) -> bool:
+    return target == "label" or (isinstance(target, Contrast) and "label" in target.contrast)
 
 
 def _check_frame(job: PreparedJob) -> None:

@@ -133,6 +133,20 @@ class TopK(Params):
     top: int = Field(ge=1)
 
 
+class Contrast(Params):
+    """Why the first class and not the second: the objective of the one minus that of the other."""
+
+    contrast: tuple[ClassIndex | str, ClassIndex | str] = Field(
+        description="each is predicted | label | a class | runner_up (the most probable class besides the other)"
+    )
+
+    @model_validator(mode="after")
+    def _two_classes(self) -> Contrast:
+        if self.contrast[0] == self.contrast[1]:
+            raise ValueError("a class can't be held against itself")
+        return self
+
+
 class Trapezoid(Params):
     """n intervals, n + 1 nodes, half weights at the ends."""
 
@@ -176,7 +190,7 @@ class Tolerance(Params):
 class AttributionParams(Params):
     """Integrated gradients."""
 
-    target: Literal["predicted", "label"] | ClassIndex | str | ClassList | TopK = "predicted"
+    target: Literal["predicted", "label"] | ClassIndex | str | ClassList | TopK | Contrast = "predicted"
     objective: Literal["logit", "softmax"] = "logit"
     baseline: Literal["black", "white", "mean", "blur"] = "black"
     rule: Literal["adaptive"] | FixedRule = "adaptive"

@@ -37,7 +37,8 @@ class ImageRef:
 class Variant:
     """One of several outputs asked for per image: a style, or a target class. The name is "" where there is one only.
 
-    `value` says which: the index of a style, or a class given by the job (index, name), or a rank ("top:2").
+    `value` says which: the index of a style, or a class given by the job (index, name), a rank ("top:2"),
+    or two of these ("contrast:predicted:207").
     """
 
     name: str
@@ -132,8 +133,14 @@ _OF_TASK: dict[str, list[pa.Field]] = {
         pa.field("target", pa.int32()),
         pa.field("target_name", pa.string()),
         pa.field("target_source", pa.string()),
+        pa.field("against", pa.int32()),
+        pa.field("against_name", pa.string()),
         pa.field("predicted", pa.int32()),
+        pa.field("predicted_name", pa.string()),
+        pa.field("predicted_probability", pa.float64()),
         pa.field("probability", pa.float64()),
+        pa.field("label_class", pa.int32()),
+        pa.field("correct", pa.bool_()),
         pa.field("objective_value", pa.float64()),
         pa.field("baseline_value", pa.float64()),
         pa.field("attribution_sum", pa.float64()),

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from workers.assembly import Item, Result
 from workers.attribution.baselines import make_baselines
+from workers.attribution.choose import choose, label_class
 from workers.attribution.heatmap import heatmap
 from workers.attribution.integrate import Attribution, integrated_gradients
+from workers.attribution.objective import Target
 from workers.attribution.predict import predict
-from workers.classes import class_index
 from workers.codec import Pixels, encode_npy, encode_png
 from workers.engines.base import Engine, Step
-from workers.errors import ImageError, ModelError
+from workers.errors import ImageError
 from workers.features import Network
 from workers.params import AttributionParams
 from workers.setup import WorkerSetup
@@ -51,7 +52,7 @@ class AttributionEngine(Engine):
         pixels = self._pixels(items)
         logits = predict(self._network, pixels, batch=size, on_step=on_step).double()
         targets = [self._choose(item, scores) for item, scores in zip(items, logits, strict=True)]
-        chosen = [0 if isinstance(target, ImageError) else target for target in targets]
+        chosen = [Target(0) if isinstance(target, ImageError) else target for target in targets]
         baselines = make_baselines(self._params.baseline, pixels, self._network.mean)
         found = integrated_gradients(
             self._network, pixels, chosen, baselines, self._params, batch=size, on_step=on_step
@@ -62,37 +63,23 @@ class AttributionEngine(Engine):
             for item, target, scores, attribution in zip(items, targets, logits, found, strict=True)
         ]
 
-    def _choose(self, item: Item, logits: Tensor) -> int | ImageError:
+    def _choose(self, item: Item, logits: Tensor) -> Target | ImageError:
         wanted = item.output.variant.value
-        if isinstance(wanted, str) and wanted.startswith("top:"):
-            rank = int(wanted.removeprefix("top:"))
-            return int(logits.argsort(descending=True)[rank])
-        if wanted == "predicted":
-            return int(logits.argmax())
-        if wanted == "label":
-            wanted = item.output.image.label
-            if wanted is None:
-                return ImageError("no_label", "The image has no label to explain: set source.labels or another target")
         assert wanted is not None, "every variant of an attribution has a target"
         try:
-            return class_index(wanted, len(logits), self._network.categories)
-        except ModelError as error:
-            return ImageError("unknown_class", f"{error}")
+            return choose(wanted, logits, item.output.image.label, self._network.categories)
+        except ImageError as error:
+            return error
 
     def _result(
-        self, item: Item, target: int, logits: Tensor, attribution: Attribution, shape: str
+        self, item: Item, target: Target, logits: Tensor, attribution: Attribution, shape: str
     ) -> Result | ImageError:
         if attribution.stop_reason == "non_finite":
             return ImageError(
                 "not_finite", "The network gave NaN or infinity on the way from the baseline to this image"
             )
-        names = self._network.categories
         columns = {
-            "target": target,
-            "target_name": names[target] if names else None,
-            "target_source": str(item.output.variant.value),
-            "predicted": int(logits.argmax()),
-            "probability": float(logits.softmax(0)[target]),
+            **_class_columns(item, target, logits, self._network.categories),
             "objective_value": attribution.objective_value,
             "baseline_value": attribution.baseline_value,
             "attribution_sum": attribution.attribution_sum,
@@ -104,3 +91,27 @@ class AttributionEngine(Engine):
             "stop_reason": attribution.stop_reason,
         }
         return MapResult(attribution.map.float().cpu().numpy(), item.decoded.pixels, columns, shape)
+
+
+def _class_columns(item: Item, target: Target, logits: Tensor, names: Sequence[str] | None) -> dict[str, Any]:
+    """The columns that say what was explained, what the network predicts, and whether the label agrees."""
+    probabilities = logits.softmax(0)
+    predicted = int(logits.argmax())
+    label = label_class(item.output.image.label, len(logits), names)
+
+    def name(index: int | None) -> str | None:
+        return None if names is None or index is None else names[index]
+
+    return {
+        "target": target.category,
+        "target_name": name(target.category),
+        "target_source": str(item.output.variant.value),
+        "against": target.against,
+        "against_name": name(target.against),
+        "predicted": predicted,
+        "predicted_name": name(predicted),
+        "predicted_probability": float(probabilities[predicted]),
+        "probability": float(probabilities[target.category]),
+        "label_class": label,
+        "correct": None if label is None else label == predicted,
+    }
