@@ -26,8 +26,10 @@ from workers.layers import LOGITS
 from workers.octaves import smallest_octave
 from workers.params import (
     AttributionParams,
+    Baseline,
     Contrast,
     DeepDreamParams,
+    GivenBaseline,
     ImageParams,
     Layer,
     Section,
@@ -70,6 +72,7 @@ class PreparedJob:
     layers: tuple[str, ...]
     styles: tuple[Picture, ...]
     guides: tuple[Picture | None, ...]
+    baselines: tuple[tuple[Picture, ...], ...]
     source: Source
     variants: Variants
     store: Store
@@ -103,6 +106,9 @@ class PreparedJob:
         if self.config.task == "deepdream":
             for stage, guide in zip(section["stages"], self.guides, strict=True):
                 stage["guide"] = guide.sha256 if guide else None
+        if isinstance(section_params := self.config.section, AttributionParams):
+            given = iter(self.baselines)
+            section["baseline"] = [_identity(baseline, given) for baseline in section_params.baselines]
         return fields
 
 
@@ -125,6 +131,7 @@ def prepare(config: JobConfig, *, allow_code: bool = False) -> PreparedJob:
         layers=layers,
         styles=tuple(styles),
         guides=_guides(section, pictures),
+        baselines=_baselines(section, pictures),
         source=source,
         variants=variants_of(config, styles),
         store=open_store(config.output),
@@ -147,9 +154,17 @@ def _with_absolute_paths(config: JobConfig) -> JobConfig:
         guides = [absolute(stage.guide) if stage.guide else None for stage in section.stages]
         stages = [s.model_copy(update={"guide": g}) for s, g in zip(section.stages, guides, strict=True)]
         section = section.model_copy(update={"stages": stages})
+    if isinstance(section, AttributionParams):
+        given = section.baseline
+        paths = list(map(_with_absolute_path, given)) if isinstance(given, list) else _with_absolute_path(given)
+        section = section.model_copy(update={"baseline": paths})
     source = config.source.model_copy(update={"uri": absolute(config.source.uri)})
     changed = {"output": absolute(config.output), "source": source, "model": model, config.task: section}
     return config.model_copy(update=changed)
+
+
+def _with_absolute_path(baseline: Baseline) -> Baseline:
+    return GivenBaseline(image=absolute(baseline.image)) if isinstance(baseline, GivenBaseline) else baseline
 
 
 def _resolve(config: JobConfig, model: ModelDescription) -> tuple[Section, tuple[str, ...]]:
@@ -213,6 +228,22 @@ def _guides(section: Section, images: ImageParams) -> tuple[Picture | None, ...]
         with _at("deepdream", "stages", str(number), "guide"):
             guides.append(find_pictures([stage.guide], images)[0] if stage.guide else None)
     return tuple(guides)
+
+
+def _baselines(section: Section, images: ImageParams) -> tuple[tuple[Picture, ...], ...]:
+    """The images that each given baseline names."""
+    if not isinstance(section, AttributionParams):
+        return ()
+    with _at("attribution", "baseline"):
+        given = [baseline for baseline in section.baselines if isinstance(baseline, GivenBaseline)]
+        return tuple(tuple(find_pictures([baseline.image], images)) for baseline in given)
+
+
+def _identity(baseline: Baseline, given: Iterator[tuple[Picture, ...]]) -> Any:
+    """A baseline for the fingerprint: images by what is in them."""
+    if isinstance(baseline, GivenBaseline):
+        return {"images": [picture.sha256 for picture in next(given)]}
+    return baseline if isinstance(baseline, str) else baseline.model_dump(mode="json")
 
 
 def _check_job(config: JobConfig, source: Source) -> None:

@@ -250,6 +250,7 @@ def worker_setup(job: PreparedJob, fixed: Fixed, output: str | None = None) -> W
         batch=fixed.batch,
         styles=job.styles,
         guides=job.guides,
+        baselines=job.baselines,
     )
 
 

@@ -187,15 +187,51 @@ class Tolerance(Params):
     map: float = Field(default=0.05, gt=0, description="estimated relative L1 error of the map")
 
 
+class GivenBaseline(Params):
+    """Images as baselines, each cut to the frame."""
+
+    image: str = Field(min_length=1, description="a file, a glob, a folder or a URI")
+
+
+class UniformBaseline(Params):
+    """So many baselines of uniform noise in [0, 1], drawn for each output."""
+
+    uniform: int = Field(ge=1)
+
+
+class GaussianBaseline(Params):
+    """So many copies of the image under Gaussian noise, drawn for each output and clipped to [0, 1]."""
+
+    gaussian: int = Field(ge=1)
+    sigma: float = Field(default=0.5, gt=0, description="of the noise, in units of the pixel range")
+
+
+NamedBaseline = Literal["black", "white", "mean", "blur", "uniform", "gaussian"]
+Baseline = NamedBaseline | GivenBaseline | UniformBaseline | GaussianBaseline
+
+
+class SmoothGrad(Params):
+    """The map is the mean over noisy copies of the image (Smilkov et al. 2017)."""
+
+    copies: int = Field(default=16, ge=2)
+    sigma: float = Field(default=0.1, gt=0, description="of the noise, in units of the pixel range")
+
+
 class AttributionParams(Params):
     """Integrated gradients."""
 
     target: Literal["predicted", "label"] | ClassIndex | str | ClassList | TopK | Contrast = "predicted"
     objective: Literal["logit", "softmax"] = "logit"
-    baseline: Literal["black", "white", "mean", "blur"] = "black"
+    baseline: Baseline | Annotated[list[Baseline], Field(min_length=1)] = "black"
     rule: Literal["adaptive"] | FixedRule = "adaptive"
     tolerance: Tolerance = Tolerance.model_validate({})
-    max_evaluations: int = Field(default=1025, ge=3, description="gradient evaluations an output, adaptive rule only")
+    max_evaluations: int = Field(default=1025, ge=3, description="gradient evaluations a path, adaptive rule only")
+    smooth: SmoothGrad | None = Field(default=None, description="null: the image alone")
+
+    @property
+    def baselines(self) -> list[Baseline]:
+        """All baselines; a map is averaged over them."""
+        return self.baseline if isinstance(self.baseline, list) else [self.baseline]
 
 
 Section = DeepDreamParams | StyleParams | AttributionParams

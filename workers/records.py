@@ -130,6 +130,8 @@ _OF_TASK: dict[str, list[pa.Field]] = {
         pa.field("iterations", pa.int32()),
     ],
     "attribution": [
+        pa.field("baseline", pa.string()),
+        pa.field("paths", pa.int32()),
         pa.field("target", pa.int32()),
         pa.field("target_name", pa.string()),
         pa.field("target_source", pa.string()),
@@ -147,6 +149,7 @@ _OF_TASK: dict[str, list[pa.Field]] = {
         pa.field("attribution_l1", pa.float64()),
         pa.field("completeness_delta", pa.float64()),
         pa.field("map_error", pa.float64()),
+        pa.field("paths_error", pa.float64()),
         pa.field("evaluations", pa.int32()),
         pa.field("converged", pa.bool_()),
         pa.field("stop_reason", pa.string()),

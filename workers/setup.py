@@ -46,7 +46,8 @@ class WorkerSetup:
 
     Layers, classes and pictures in `params` are resolved: nothing is null any more. `min_side` is the smallest side in
     pixels that the network takes at the layers used. `precision` is fp32 or bf16, `device` cpu or cuda. `styles` are
-    the job's style images in order, `guides` one for each stage of a dream or None.
+    the job's style images in order, `guides` one for each stage of a dream or None, `baselines`
+    the images that each given baseline of an attribution names.
     """
 
     task: Task
@@ -66,3 +67,4 @@ class WorkerSetup:
     batch: BatchPlan
     styles: Sequence[Picture] = ()
     guides: Sequence[Picture | None] = ()
+    baselines: Sequence[Sequence[Picture]] = ()

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from workers.assembly import Item, Result
-from workers.attribution.baselines import make_baselines
+from workers.attribution.average import Explanation
 from workers.attribution.choose import choose, label_class
 from workers.attribution.heatmap import heatmap
-from workers.attribution.integrate import Attribution, integrated_gradients
 from workers.attribution.objective import Target
+from workers.attribution.paths import explain
 from workers.attribution.predict import predict
+from workers.batching import Frame
 from workers.codec import Pixels, encode_npy, encode_png
 from workers.engines.base import Engine, Step
 from workers.errors import ImageError
 from workers.features import Network
-from workers.params import AttributionParams
+from workers.params import AttributionParams, Baseline, ImageParams
 from workers.setup import WorkerSetup
+
+FRAMES_CACHED = 16
+"""Frames for which given baselines are kept."""
 
 
 @dataclass(frozen=True)
@@ -47,20 +53,28 @@ class AttributionEngine(Engine):
         super().__init__(setup, network)
         assert isinstance(setup.params, AttributionParams)
         self._params = setup.params
+        self._baseline = "+".join(map(_name, setup.params.baselines))
+        self._given = lru_cache(FRAMES_CACHED)(self._given_images)
 
     def _compute(self, items: Sequence[Item], size: int, on_step: Step) -> Sequence[Result | ImageError]:
         pixels = self._pixels(items)
         logits = predict(self._network, pixels, batch=size, on_step=on_step).double()
         targets = [self._choose(item, scores) for item, scores in zip(items, logits, strict=True)]
         chosen = [Target(0) if isinstance(target, ImageError) else target for target in targets]
-        baselines = make_baselines(self._params.baseline, pixels, self._network.mean)
-        found = integrated_gradients(
-            self._network, pixels, chosen, baselines, self._params, batch=size, on_step=on_step
+        found = explain(
+            self._network,
+            pixels,
+            chosen,
+            [item.seed for item in items],
+            self._params,
+            given=self._given(items[0].decoded.frame),
+            batch=size,
+            on_step=on_step,
         )
         shape = "x".join(map(str, (size, *pixels.shape[1:])))
         return [
-            target if isinstance(target, ImageError) else self._result(item, target, scores, attribution, shape)
-            for item, target, scores, attribution in zip(items, targets, logits, found, strict=True)
+            target if isinstance(target, ImageError) else self._result(item, target, scores, explanation, shape)
+            for item, target, scores, explanation in zip(items, targets, logits, found, strict=True)
         ]
 
     def _choose(self, item: Item, logits: Tensor) -> Target | ImageError:
@@ -71,26 +85,28 @@ class AttributionEngine(Engine):
         except ImageError as error:
             return error
 
+    def _given_images(self, frame: Frame) -> list[Tensor]:
+        """The images of each given baseline, cut to the frame: k x 3 x H x W."""
+        cut = ImageParams(frame=frame, enlarge=True)
+        return [torch.cat([self._picture(p, cut) for p in pictures]) for pictures in self._setup.baselines]
+
     def _result(
-        self, item: Item, target: Target, logits: Tensor, attribution: Attribution, shape: str
+        self, item: Item, target: Target, logits: Tensor, explanation: Explanation, shape: str
     ) -> Result | ImageError:
-        if attribution.stop_reason == "non_finite":
+        if explanation.stop_reason == "non_finite":
             return ImageError(
                 "not_finite", "The network gave NaN or infinity on the way from the baseline to this image"
             )
         columns = {
+            "baseline": self._baseline,
             **_class_columns(item, target, logits, self._network.categories),
-            "objective_value": attribution.objective_value,
-            "baseline_value": attribution.baseline_value,
-            "attribution_sum": attribution.attribution_sum,
-            "attribution_l1": attribution.attribution_l1,
-            "completeness_delta": attribution.completeness_delta,
-            "map_error": None if np.isnan(attribution.map_error) else attribution.map_error,
-            "evaluations": attribution.evaluations,
-            "converged": attribution.converged,
-            "stop_reason": attribution.stop_reason,
+            **{name: value for name, value in vars(explanation).items() if name != "map"},
         }
-        return MapResult(attribution.map.float().cpu().numpy(), item.decoded.pixels, columns, shape)
+        return MapResult(explanation.map.float().cpu().numpy(), item.decoded.pixels, columns, shape)
+
+
+def _name(baseline: Baseline) -> str:
+    return baseline if isinstance(baseline, str) else next(f"{key}:{value}" for key, value in baseline)
 
 
 def _class_columns(item: Item, target: Target, logits: Tensor, names: Sequence[str] | None) -> dict[str, Any]:

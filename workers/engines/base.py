@@ -18,6 +18,7 @@ from workers.codec import Pixels, decode, encode_png, to_uint8
 from workers.errors import DeviceError, ImageError, ModelError, first_line
 from workers.features import Network
 from workers.geometry import picture_params
+from workers.params import ImageParams
 from workers.setup import Picture, WorkerSetup
 from workers.storage import read_bytes
 
@@ -89,12 +90,12 @@ class Engine(ABC):
         stacked = torch.from_numpy(np.stack([item.decoded.pixels for item in items])).to(self._setup.device)
         return stacked.permute(0, 3, 1, 2).float().div(255)  # a view of H x W x 3: channels_last as it is
 
-    def _picture(self, picture: Picture) -> Tensor:
-        """An image that the job names: 1 x 3 x H x W, at the short side of the job's images."""
+    def _picture(self, picture: Picture, params: ImageParams | None = None) -> Tensor:
+        """An image that the job names: 1 x 3 x H x W; without `params` at the short side of the job's images."""
         data = read_bytes(picture.uri)
         if hashlib.sha256(data).hexdigest() != picture.sha256:
             raise ModelError(f"{picture.uri} changed since the run began; put the former file back.")
-        pixels = decode(data, picture_params(self._setup.images)).pixels
+        pixels = decode(data, params or picture_params(self._setup.images)).pixels
         return torch.from_numpy(pixels).to(self._setup.device).permute(2, 0, 1)[None].float().div(255)
 
 
