@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -21,6 +22,8 @@ from ray._private import worker as ray_worker
 
 from workers.actor import DeviceFacts, probe_device
 from workers.errors import PixgradError, first_line
+
+T = TypeVar("T")
 
 
 class RunStopped(PixgradError):
@@ -97,6 +100,15 @@ def probe(gpus: float | None) -> tuple[DeviceFacts, float, int]:
         shares = [int(n["CPU"] // max(1, n["GPU"] / wanted)) for n in nodes if n.get("GPU", 0)]
         return facts, wanted, max(1, min([8, *shares]))
     return facts, 0.0, max(1, min([4, *(int(n["CPU"]) for n in nodes)]))
+
+
+def on_worker(function: Callable[..., T], resources: Resources, *arguments: Any) -> T:
+    """What a function gives as a task with the resources of a worker. Raises RunStopped if its process ends."""
+    remote = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=1)(function)
+    try:
+        return ray.get(remote.remote(*arguments))
+    except ray_errors.RayError as error:
+        raise RunStopped(f"The task {function.__name__} failed: {first_line(error)}", 4) from None
 
 
 def check_room(resources: Resources) -> None:

@@ -21,13 +21,13 @@ from pipeline.export import read_samples
 from pipeline.prepare import PreparedJob
 from pipeline.progress import EventLog, Monitor, display
 from pipeline.provenance import versions
-from pipeline.retry import RetryFeed, Round
 from pipeline.run import Fixed, worker_resources, worker_setup
+from pipeline.sample import Row, draw, feed_of
 from pipeline.signals import stop_on_signals
 from pipeline.status import open_run
 from workers.storage import Store, open_store
 
-Row = dict[str, Any]
+COMPARED = ("uri", "variant", "unit", "batch_shape", "source_sha256", "shard", "shard_member", "output_sha256")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def recompute(job: PreparedJob, count: int, *, seed: int, scratch: str | None, c
     run = open_run(job.store)
     job.own_run()
     fixed = Fixed.from_dict(run["fixed"])
-    sample = {row["key"]: row for row in _draw(job.store, count, random.Random(seed))}
+    sample = {row["key"]: row for row in draw(job.store, count, random.Random(seed), COMPARED)}
     place = tempfile.TemporaryDirectory(prefix="pixgrad-recompute-") if scratch is None else nullcontext(scratch)
     with place as folder, cluster():
         store = open_store(folder)
@@ -62,30 +62,11 @@ def recompute(job: PreparedJob, count: int, *, seed: int, scratch: str | None, c
         return Recomputation(len(made), differing, _elsewhere(run, fixed))
 
 
-def _draw(store: Store, count: int, pick: random.Random) -> list[Row]:
-    """`count` ok rows, each with the same chance, in one pass (reservoir sampling: Vitter 1985, algorithm R)."""
-    columns = ["uri", "variant", "unit", "status", "batch_shape", "source_sha256"]
-    columns += ["shard", "shard_member", "output_sha256"]
-    drawn: list[Row] = []
-    seen = 0
-    for table in latest_rows(store, columns):
-        for row in table.to_pylist():
-            if row["status"] != "ok":
-                continue
-            seen += 1
-            place = len(drawn) if len(drawn) < count else pick.randrange(seen)
-            drawn[place : place + 1] = [row] if place < count else drawn[place : place + 1]
-    return drawn
-
-
 def _make(job: PreparedJob, fixed: Fixed, sample: dict[str, Row], store: Store, console: Console) -> None:
-    wanted: dict[int, set[str]] = {}
-    for key, row in sample.items():
-        wanted.setdefault(row["unit"], set()).add(key)
     resources = worker_resources(job.config, fixed)
     check_room(resources)
     monitor = Monitor(EventLog(store, 0), display(console, f"{job.config.name}, again"))
-    feed = RetryFeed(job.plan(), Round(0, wanted))
+    feed = feed_of(job.plan(), sample.values())
     setup = worker_setup(job, fixed, output=store.url)
     with stop_on_signals() as stop:
         try:

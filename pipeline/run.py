@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from pipeline.audit import Audit, make_audit, read_audit, summary
 from pipeline.cluster import Resources, RunStopped, check_room, cluster, probe
 from pipeline.commit import Counts, committed_units, count_outputs, write_manifest
 from pipeline.config import JobConfig
@@ -22,9 +23,11 @@ from pipeline.progress import EventLog, Monitor, display
 from pipeline.provenance import fingerprint, now, versions, write_run
 from pipeline.retry import RetryFeed, next_round
 from pipeline.signals import stop_on_signals
+from pipeline.status import open_run
 from workers.actor import DeviceFacts
 from workers.errors import PixgradError
 from workers.layout import JOB
+from workers.params import AttributionParams, AuditParams
 from workers.setup import BatchPlan, WorkerSetup
 from workers.storage import StorageError
 
@@ -86,7 +89,8 @@ class Work:
 def run(job: PreparedJob, *, job_yaml: str, console: Console, extend: bool = False) -> Outcome:
     """Run a prepared job to its end, or go on with it. `job_yaml` is the resolved job for the run's folder.
 
-    With `extend`, what was added to the source since it was listed is taken in. Raises RunBusyError, OtherJobError,
+    With `extend`, what was added to the source since it was listed is taken in. An audit that the job asks for is made
+    when the run is complete, unless there is one. Raises RunBusyError, OtherJobError,
     RunStopped, StorageError, SourceError and the like; whatever is committed stays.
     """
 
@@ -95,7 +99,22 @@ def run(job: PreparedJob, *, job_yaml: str, console: Console, extend: bool = Fal
             return None
         return Work(0, lambda: UnitFeed(job.plan(), job.source, committed_units(job.store, 0), extend=extend))
 
-    return _session(job, first_round, job_yaml, console)
+    outcome = _session(job, first_round, job_yaml, console)
+    if isinstance(section := job.config.section, AttributionParams) and section.audit and not read_audit(job.store):
+        console.print("Checking the axioms on a sample of the images …", markup=False)
+        console.print(summary(audit(job, section.audit)), markup=False)
+    return outcome
+
+
+def audit(job: PreparedJob, asked: AuditParams) -> Audit:
+    """Check the axioms on a run's own network and a sample of its images; written to the run, too.
+
+    Raises NoRunError, RunStopped, StorageError, OtherJobError.
+    """
+    job.own_run()
+    fixed = Fixed.from_dict(open_run(job.store)["fixed"])
+    resources = worker_resources(job.config, fixed)
+    return make_audit(job.store, job.plan(), worker_setup(job, fixed), job.model.weights, resources, asked)
 
 
 def retry(job: PreparedJob, *, job_yaml: str, console: Console) -> Outcome:

@@ -16,7 +16,7 @@ import ray
 from workers.assembly import Assembly, Pulse
 from workers.errors import PixgradError
 from workers.records import Attempt, Event
-from workers.setup import WorkerSetup
+from workers.setup import WorkerSetup, set_threads
 
 CONCURRENT_ATTEMPTS = 3
 """One attempt decodes, one computes, one encodes."""
@@ -50,7 +50,7 @@ class WorkerActor:
 
     def start(self, weights: Any) -> Birth:
         """Build the engine from the weights' bytes (a uint8 array). Raises StartError."""
-        _set_threads(self._setup.threads)
+        set_threads(self._setup.threads)
         try:
             from workers.engine import build_engine  # torch is loaded here, in the worker alone
 
@@ -101,13 +101,6 @@ def remote_actor() -> Any:
     """The actor class for Ray: a death is final and seen at once; what to do about it is the driver's policy."""
     final = ray.remote(max_restarts=0, max_task_retries=0, max_concurrency=CONCURRENT_ATTEMPTS + 1)  # pyright: ignore
     return final(WorkerActor)
-
-
-def _set_threads(threads: int) -> None:
-    import torch
-
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # Ray sets 1, whatever the actor's share of the machine
-    torch.set_num_threads(threads)
 
 
 def _cpu_lines(key: str) -> list[str]:

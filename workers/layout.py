@@ -6,6 +6,7 @@ JOB = "job.yaml"
 RUN = "run.json"
 EVENTS = "events.jsonl"
 MANIFEST = "manifest.parquet"
+AUDIT = "audit.json"
 
 
 def chunk_name(number: int) -> str:

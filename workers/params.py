@@ -217,6 +217,15 @@ class SmoothGrad(Params):
     sigma: float = Field(default=0.1, gt=0, description="of the noise, in units of the pixel range")
 
 
+class AuditParams(Params):
+    """The axioms checked on the job's own network, on some of its images, when the run is complete."""
+
+    sample: int = Field(default=4, ge=1, description="images, drawn by the job's seed")
+    intervals: int = Field(default=8, ge=1, description="of the integrals whose fineness doesn't matter")
+    randomisation: bool = Field(default=True, description="also how maps change as the network loses its weights")
+    compile: bool = Field(default=False, description="also the network compiled by torch.compile, which takes minutes")
+
+
 class AttributionParams(Params):
     """Integrated gradients."""
 
@@ -227,6 +236,7 @@ class AttributionParams(Params):
     tolerance: Tolerance = Tolerance.model_validate({})
     max_evaluations: int = Field(default=1025, ge=3, description="gradient evaluations a path, adaptive rule only")
     smooth: SmoothGrad | None = Field(default=None, description="null: the image alone")
+    audit: AuditParams | None = Field(default=None, description="null: none; {}: with its defaults")
 
     @property
     def baselines(self) -> list[Baseline]:

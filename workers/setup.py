@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,14 @@ import pyarrow as pa
 from workers.batching import Frame
 from workers.params import ImageParams, ModelParams, Section
 from workers.records import Task
+
+
+def set_threads(threads: int) -> None:
+    """Give this process its threads. Imports torch."""
+    import torch
+
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # Ray sets 1, whatever the share of the machine
+    torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from workers.assembly import Item, Result
 from workers.attribution.average import Explanation
+from workers.attribution.axioms.subject import Subject
+from workers.attribution.baselines import image_baselines
 from workers.attribution.choose import choose, label_class
 from workers.attribution.heatmap import heatmap
 from workers.attribution.objective import Target
@@ -76,6 +78,28 @@ class AttributionEngine(Engine):
             target if isinstance(target, ImageError) else self._result(item, target, scores, explanation, shape)
             for item, target, scores, explanation in zip(items, targets, logits, found, strict=True)
         ]
+
+    @property
+    def network(self) -> Network:
+        """The network that is explained."""
+        return self._network
+
+    def subject(self, item: Item, exact: Network, intervals: int) -> Subject:
+        """An item as the axioms are checked on it, with its first baseline; `exact` is the network in fp64.
+
+        Raises ImageError if there is no target.
+        """
+        image = self._pixels([item])
+        logits = predict(self._network, image, batch=1)[0].double()
+        wanted = item.output.variant.value
+        assert wanted is not None, "every variant of an attribution has a target"
+        target = choose(wanted, logits, item.output.image.label, self._network.categories)
+        given = self._given(item.decoded.frame)
+        baselines = image_baselines(
+            self._params.baselines, image[0], mean=self._network.mean, given=given, seed=item.seed
+        )
+        size = self.batch_size(item.decoded.frame)
+        return Subject(self._network, exact, image, baselines[:1], target, self._params, size, intervals)
 
     def _choose(self, item: Item, logits: Tensor) -> Target | ImageError:
         wanted = item.output.variant.value

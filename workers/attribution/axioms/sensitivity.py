@@ -1,0 +1,96 @@
+"""Sensitivity: what alone differs from the baseline gets all of the change, what the function ignores gets nothing."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from workers.attribution.axioms.completeness import missing
+from workers.attribution.axioms.finding import Finding
+from workers.attribution.axioms.subject import Function, Subject
+
+
+def check(subject: Subject) -> list[Finding]:
+    """One pixel, a patch, and an ignored patch, in fp64; and, as a control, plain gradients where F is saturated."""
+    function = subject.exactly()
+    pixel, patch = _strongest_pixel(subject, function), _patch(subject.image)
+    return [
+        *_only_there(subject, function, pixel, "one pixel"),
+        *_only_there(subject, function, patch, "a patch"),
+        _ignored(subject, function, patch),
+        *_saturated(subject, function, pixel),
+    ]
+
+
+def _only_there(subject: Subject, function: Function, region: Tensor, name: str) -> list[Finding]:
+    """The baseline is the image, but for a region (H x W, bool)."""
+    x0 = torch.where(region, subject.x0, subject.x)
+    found = subject.converged(function, x0)
+    outside = float(found.map[~region].abs().max())
+    inside = missing(found) if found.attribution_l1 else float("inf")
+    tolerance = subject.params.tolerance.completeness
+    return [
+        Finding("sensitivity", f"{name} off the baseline: largest |map| elsewhere", outside, 0.0),
+        Finding("sensitivity", f"{name} off the baseline: it gets F(x) - F(x')", inside, tolerance),
+    ]
+
+
+def _ignored(subject: Subject, function: Function, region: Tensor) -> Finding:
+    """The function sees the baseline in the region, whatever the image has there."""
+    found = subject.gradients(lambda pixels: function(torch.where(region, subject.x0, pixels)))
+    inside = float(found.map[region].abs().max())
+    return Finding("sensitivity", "a patch that the function ignores: largest |map| there", inside, 0.0)
+
+
+def _saturated(subject: Subject, function: Function, region: Tensor) -> list[Finding]:
+    """The paper's example (its section 2.1) made of this F: a ReLU stops it half-way between F(x') and F(x)."""
+    x0 = torch.where(region, subject.x0, subject.x)
+    with torch.no_grad():
+        first, last = (float(function(point)) for point in (x0, subject.x))
+    sign, stop = (1.0 if last > first else -1.0), (first + last) / 2
+
+    def saturated(pixels: Tensor) -> Tensor:
+        return -torch.relu(sign * (stop - function(pixels)))
+
+    found = subject.converged(saturated, x0)
+    plain = _gradient(saturated, subject.x)
+    change = found.objective_value - found.baseline_value
+    short = 1 - abs(float((plain * (subject.x - x0)).sum()) / change) if change else 0.0
+    tolerance = subject.params.tolerance.completeness
+    what = "one pixel off the baseline, F saturated before x"
+    return [
+        Finding("sensitivity", f"{what}: it gets the change", missing(found), tolerance),
+        Finding(
+            "sensitivity",
+            f"{what}: plain gradients",
+            short,
+            tolerance,
+            control=True,
+            note=f"the gradient is {float(plain.abs().max()):.1g} everywhere, and F changed by {abs(change):.2g}",
+        ),
+    ]
+
+
+def _strongest_pixel(subject: Subject, function: Function) -> Tensor:
+    """Where gradient times (x - x') is largest, so that F changes there: H x W, bool, one of them true."""
+    strength = (_gradient(function, subject.x) * (subject.x - subject.x0)).sum(1)[0].abs()
+    region = torch.zeros(strength.numel(), dtype=torch.bool, device=strength.device)
+    region[strength.argmax()] = True
+    return region.view_as(strength)
+
+
+def _patch(image: Tensor) -> Tensor:
+    """A square in the middle, a quarter of the shorter side wide."""
+    height, width = image.shape[-2:]
+    side = max(1, min(height, width) // 4)
+    region = torch.zeros((height, width), dtype=torch.bool, device=image.device)
+    top, left = (height - side) // 2, (width - side) // 2
+    region[top : top + side, left : left + side] = True
+    return region
+
+
+def _gradient(function: Function, x: Tensor) -> Tensor:
+    """dF/dx at x: 1 x 3 x H x W."""
+    point = x.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        return torch.autograd.grad(function(point).sum(), point)[0]
