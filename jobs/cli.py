@@ -107,6 +107,9 @@ def export(
     class_tree: Annotated[
         bool, typer.Option("--class-tree", help="One folder a label instead of the source's.")
     ] = False,
+    original_geometry: Annotated[
+        bool, typer.Option("--original-geometry", help="Maps also at the size of their source images.")
+    ] = False,
 ) -> None:
     """Write a run's outputs as plain files, in the source's own tree."""
     from pipeline.export import export as export_files
@@ -115,7 +118,7 @@ def export(
 
     store = open_store(run)
     open_run(store)
-    outputs = export_files(store, destination, class_tree=class_tree)
+    outputs = export_files(store, destination, class_tree=class_tree, original_geometry=original_geometry)
     out.print(f"{outputs} outputs in {destination}", markup=False)
 
 

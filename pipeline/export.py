@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
+import numpy as np
+
 from pipeline.commit import latest_rows
+from pipeline.original import to_original
+from workers.codec import encode_npy
 from workers.storage import StorageError, Store, is_remote
 
 LONGEST_NAME = 200
@@ -21,10 +26,11 @@ FILE_ENDINGS = (".png", ".npy")
 """Of exported files; a folder of such a name gets an underscore."""
 
 
-def export(store: Store, destination: Path, *, class_tree: bool) -> int:
+def export(store: Store, destination: Path, *, class_tree: bool, original_geometry: bool = False) -> int:
     """Write the outputs of every ok row under `destination`; how many outputs there were.
 
     A source's folders are kept, a grid gets one folder a variant, and with `class_tree` the label is the first folder.
+    With `original_geometry` each map comes as `<name>.original.npy` too: pixel for pixel that of its source image.
     Nothing is written outside `destination`, whatever the names say. Raises StorageError.
     """
     taken: set[int] = set()
@@ -33,9 +39,16 @@ def export(store: Store, destination: Path, *, class_tree: bool) -> int:
         ok = [row for row in rows.to_pylist() if row["status"] == "ok"]
         for row, files in _with_files(store, ok):
             path = _unique(export_path(row, class_tree=class_tree), row["key"], taken)
+            if original_geometry and "npy" in files:
+                files["original.npy"] = _in_original_geometry(files["npy"], row)
             _write(destination / path, files)
             outputs += 1
     return outputs
+
+
+def _in_original_geometry(data: bytes, row: Mapping[str, Any]) -> bytes:
+    values = np.load(io.BytesIO(data), allow_pickle=False)
+    return encode_npy(to_original(values, row).astype(np.float32))
 
 
 def _write(path: Path, files: Mapping[str, bytes]) -> None:

@@ -236,6 +236,9 @@ class AttributionParams(Params):
     tolerance: Tolerance = Tolerance.model_validate({})
     max_evaluations: int = Field(default=1025, ge=3, description="gradient evaluations a path, adaptive rule only")
     smooth: SmoothGrad | None = Field(default=None, description="null: the image alone")
+    overlay: Literal["signed", "absolute"] = Field(
+        default="signed", description="of the picture beside the map: what speaks for and against, or what counts"
+    )
     audit: AuditParams | None = Field(default=None, description="null: none; {}: with its defaults")
 
     @property

@@ -41,10 +41,11 @@ class MapResult:
     pixels: Pixels
     columns: dict[str, Any]
     batch_shape: str
+    absolute: bool = False
 
     def encode(self) -> tuple[dict[str, bytes], dict[str, Any]]:
         """The map as .npy, and as a heatmap over the picture; the heatmap's scale is a column."""
-        overlay, scale = heatmap(self.map, self.pixels)
+        overlay, scale = heatmap(self.map, self.pixels, absolute=self.absolute)
         return {"npy": encode_npy(self.map), "png": encode_png(overlay)}, {**self.columns, "heatmap_scale": scale}
 
 
@@ -126,7 +127,13 @@ class AttributionEngine(Engine):
             **_class_columns(item, target, logits, self._network.categories),
             **{name: value for name, value in vars(explanation).items() if name != "map"},
         }
-        return MapResult(explanation.map.float().cpu().numpy(), item.decoded.pixels, columns, shape)
+        return MapResult(
+            explanation.map.float().cpu().numpy(),
+            item.decoded.pixels,
+            columns,
+            shape,
+            self._params.overlay == "absolute",
+        )
 
 
 def _name(baseline: Baseline) -> str:
