@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from pipeline.config import JobConfig
@@ -30,8 +31,11 @@ from workers.params import (
     Contrast,
     DeepDreamParams,
     GivenBaseline,
+    GradCam,
     ImageParams,
     Layer,
+    Method,
+    Occlusion,
     Section,
     Stage,
     StyleParams,
@@ -185,7 +189,10 @@ def _resolve(config: JobConfig, model: ModelDescription) -> tuple[Section, tuple
             return resolved, tuple(layer.name for layer in [*content, *styles])
         case attribution:
             with _at("attribution", "target"):
-                return attribution.model_copy(update={"target": _resolve_target(attribution, model)}), (LOGITS,)
+                resolved = {"target": _resolve_target(attribution, model)}
+            with _at("attribution", "method"):
+                resolved["method"] = _resolve_method(attribution.method, model)
+            return attribution.model_copy(update=resolved), (LOGITS,)
 
 
 def _resolve_stage(stage: Stage, number: int, model: ModelDescription) -> Stage:
@@ -218,6 +225,18 @@ def _resolve_target(params: AttributionParams, model: ModelDescription) -> Any:
             return indices
         case name:
             return model.class_index(name)
+
+
+def _resolve_method(method: Method, model: ModelDescription) -> Method:
+    if method not in ("integrated_gradients", "deep_lift") and find_spec("captum") is None:
+        raise ModelError("this method comes from Captum, which isn't installed: pip install 'pixgrad[captum]'")
+    if method == "occlusion":
+        return Occlusion(occlusion=max(1, model.input_side // 8))
+    if method == "grad_cam":
+        return GradCam(grad_cam=[layer.name for layer in model.layers if layer.stride is not None][-1])
+    if isinstance(method, GradCam):
+        model.check_layers([Layer(name=method.grad_cam)], maps_only=True)
+    return method
 
 
 def _guides(section: Section, images: ImageParams) -> tuple[Picture | None, ...]:

@@ -217,6 +217,32 @@ class SmoothGrad(Params):
     sigma: float = Field(default=0.1, gt=0, description="of the noise, in units of the pixel range")
 
 
+class GradCam(Params):
+    """Grad-CAM at a layer."""
+
+    grad_cam: str = Field(description="a layer that gives a map")
+
+
+class Occlusion(Params):
+    """Occlusion by a square of the baseline."""
+
+    occlusion: int = Field(ge=1, description="the square's side, in pixels")
+    stride: int | None = Field(default=None, ge=1, description="null: half the side")
+
+
+MethodName = Literal[
+    "integrated_gradients",
+    "saliency",
+    "input_x_gradient",
+    "guided_backprop",
+    "deconvolution",
+    "deep_lift",
+    "occlusion",
+    "grad_cam",
+]
+Method = MethodName | GradCam | Occlusion
+
+
 class AuditParams(Params):
     """The axioms checked on the job's own network, on some of its images, when the run is complete."""
 
@@ -227,8 +253,11 @@ class AuditParams(Params):
 
 
 class AttributionParams(Params):
-    """Integrated gradients."""
+    """Integrated gradients, or another method."""
 
+    method: Method = Field(
+        default="integrated_gradients", description="all but this and deep_lift need the extra captum"
+    )
     target: Literal["predicted", "label"] | ClassIndex | str | ClassList | TopK | Contrast = "predicted"
     objective: Literal["logit", "softmax"] = "logit"
     baseline: Baseline | Annotated[list[Baseline], Field(min_length=1)] = "black"
@@ -236,6 +265,9 @@ class AttributionParams(Params):
     tolerance: Tolerance = Tolerance.model_validate({})
     max_evaluations: int = Field(default=1025, ge=3, description="gradient evaluations a path, adaptive rule only")
     smooth: SmoothGrad | None = Field(default=None, description="null: the image alone")
+    measures: list[Literal["deletion", "insertion", "baseline"]] = Field(
+        default_factory=list, description="of each map: two areas under a curve; how far other baselines move it"
+    )
     overlay: Literal["signed", "absolute"] = Field(
         default="signed", description="of the picture beside the map: what speaks for and against, or what counts"
     )

@@ -130,6 +130,7 @@ _OF_TASK: dict[str, list[pa.Field]] = {
         pa.field("iterations", pa.int32()),
     ],
     "attribution": [
+        pa.field("method", pa.string()),
         pa.field("baseline", pa.string()),
         pa.field("paths", pa.int32()),
         pa.field("target", pa.int32()),
@@ -153,6 +154,10 @@ _OF_TASK: dict[str, list[pa.Field]] = {
         pa.field("evaluations", pa.int32()),
         pa.field("converged", pa.bool_()),
         pa.field("stop_reason", pa.string()),
+        pa.field("deletion_auc", pa.float64()),
+        pa.field("insertion_auc", pa.float64()),
+        pa.field("baseline_distance", pa.float64()),
+        pa.field("flags", pa.list_(pa.string())),
         pa.field("heatmap_scale", pa.float64()),
     ],
 }

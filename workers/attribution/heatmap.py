@@ -35,7 +35,7 @@ def heatmap(attribution: Map, image: Picture, *, absolute: bool = False) -> tupl
 
     `attribution` (H x W, signed) and `image` (H x W x 3, sRGB, uint8) share a frame. The map is smoothed first; red
     raises the objective, blue lowers it, and the strongest colours stand for -s and +s, in units of the objective per
-    pixel. With `absolute` it is |map| that is smoothed, and white to red stand for 0 to s: where anything counts at all.
+    pixel. With `absolute` it is |map| that is smoothed, and white to red stand for 0 to s.
     Returns a picture of the same width (but wide enough for the legend) and a little taller, and s (0 if the map
     is zero everywhere). The raw map remains the result; this is its presentation.
     """
@@ -65,7 +65,7 @@ def _smooth(values: Map) -> NDArray[np.float64]:
 
 
 def _with_legend(picture: Picture, lowest: int, marks: Sequence[str]) -> Picture:
-    """The picture with a bar of the colours from level `lowest` to 1 below it, and marks at equal distances under it."""
+    """The picture with a bar of the colours from level `lowest` to 1 below it, and marks spread under it."""
     height, width = picture.shape[:2]
     text = max(10, width // 24)
     margin, bar = text, text // 2

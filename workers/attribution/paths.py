@@ -34,25 +34,32 @@ def explain(
     `images` are N x 3 x H x W in [0, 1]; `given` has the images of each given baseline (k x 3 x H x W). What is drawn
     for an image follows from its own seed. See `integrated_gradients` for the rest.
     """
-    starts, ends = [], []
-    for image, seed in zip(images, seeds, strict=True):
-        baselines = image_baselines(params.baselines, image, mean=network.mean, given=given, seed=seed)
-        copies = noisy_copies(image, params.smooth, seed)
-        starts.append(baselines.repeat(len(copies), 1, 1, 1))
-        ends.append(copies.repeat_interleave(len(baselines), 0))
-    each = len(starts[0])
+    ends, starts = path_ends(images, seeds, params, network.mean, given)
+    each = ends.shape[1]
     repeated = [target for target in targets for _ in range(each)]
-    layout = torch.channels_last  # the network is fastest in it
     found = integrated_gradients(
         network,
-        torch.cat(ends).contiguous(memory_format=layout),
+        ends.flatten(0, 1).contiguous(memory_format=torch.channels_last),
         repeated,
-        torch.cat(starts).contiguous(memory_format=layout),
+        starts.flatten(0, 1).contiguous(memory_format=torch.channels_last),
         params,
         batch=batch,
         on_step=on_step,
     )
     return [average(found[i : i + each]) for i in range(0, len(found), each)]
+
+
+def path_ends(
+    images: Tensor, seeds: Sequence[int], params: AttributionParams, mean: Tensor, given: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The images and baselines between which each image's paths run: twice N x paths x 3 x H x W."""
+    ends, starts = [], []
+    for image, seed in zip(images, seeds, strict=True):
+        baselines = image_baselines(params.baselines, image, mean=mean, given=given, seed=seed)
+        copies = noisy_copies(image, params.smooth, seed)
+        ends.append(copies.repeat_interleave(len(baselines), 0))
+        starts.append(baselines.repeat(len(copies), 1, 1, 1))
+    return torch.stack(ends), torch.stack(starts)
 
 
 def noisy_copies(image: Tensor, smooth: SmoothGrad | None, seed: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,12 @@ from workers.assembly import Item, Result
 from workers.attribution.average import Explanation
 from workers.attribution.axioms.subject import Subject
 from workers.attribution.baselines import image_baselines
+from workers.attribution.captum import prepared
 from workers.attribution.choose import choose, label_class
+from workers.attribution.flags import flags
 from workers.attribution.heatmap import heatmap
+from workers.attribution.measures import Options, measure
+from workers.attribution.methods import NEED_BASELINE, explain_by, method_name
 from workers.attribution.objective import Target
 from workers.attribution.paths import explain
 from workers.attribution.predict import predict
@@ -50,13 +54,16 @@ class MapResult:
 
 
 class AttributionEngine(Engine):
-    """Integrated gradients."""
+    """Integrated gradients, or another method, with the measures that the job asks for."""
 
     def __init__(self, setup: WorkerSetup, network: Network):
         super().__init__(setup, network)
         assert isinstance(setup.params, AttributionParams)
         self._params = setup.params
-        self._baseline = "+".join(map(_name, setup.params.baselines))
+        self._explain = explain
+        if setup.params.method != "integrated_gradients":
+            taken = prepared(network, method_name(setup.params.method))
+            self._explain = partial(explain_by, setup.params.method, taken)
         self._given = lru_cache(FRAMES_CACHED)(self._given_images)
 
     def _compute(self, items: Sequence[Item], size: int, on_step: Step) -> Sequence[Result | ImageError]:
@@ -64,20 +71,18 @@ class AttributionEngine(Engine):
         logits = predict(self._network, pixels, batch=size, on_step=on_step).double()
         targets = [self._choose(item, scores) for item, scores in zip(items, logits, strict=True)]
         chosen = [Target(0) if isinstance(target, ImageError) else target for target in targets]
-        found = explain(
-            self._network,
-            pixels,
-            chosen,
-            [item.seed for item in items],
-            self._params,
-            given=self._given(items[0].decoded.frame),
-            batch=size,
-            on_step=on_step,
-        )
+        options: Options = {
+            "seeds": [item.seed for item in items],
+            "given": self._given(items[0].decoded.frame),
+            "batch": size,
+            "on_step": on_step,
+        }
+        found = self._explain(self._network, pixels, chosen, params=self._params, **options)
+        measured = measure(self._network, pixels, chosen, found, self._params, **options)
         shape = "x".join(map(str, (size, *pixels.shape[1:])))
         return [
-            target if isinstance(target, ImageError) else self._result(item, target, scores, explanation, shape)
-            for item, target, scores, explanation in zip(items, targets, logits, found, strict=True)
+            target if isinstance(target, ImageError) else self._result(item, target, scores, *made, shape)
+            for item, target, scores, *made in zip(items, targets, logits, found, measured, strict=True)
         ]
 
     @property
@@ -116,24 +121,34 @@ class AttributionEngine(Engine):
         return [torch.cat([self._picture(p, cut) for p in pictures]) for pictures in self._setup.baselines]
 
     def _result(
-        self, item: Item, target: Target, logits: Tensor, explanation: Explanation, shape: str
+        self,
+        item: Item,
+        target: Target,
+        logits: Tensor,
+        explanation: Explanation,
+        measured: dict[str, float],
+        shape: str,
     ) -> Result | ImageError:
         if explanation.stop_reason == "non_finite":
             return ImageError(
                 "not_finite", "The network gave NaN or infinity on the way from the baseline to this image"
             )
         columns = {
-            "baseline": self._baseline,
+            **_asked(self._params),
             **_class_columns(item, target, logits, self._network.categories),
             **{name: value for name, value in vars(explanation).items() if name != "map"},
+            **measured,
         }
-        return MapResult(
-            explanation.map.float().cpu().numpy(),
-            item.decoded.pixels,
-            columns,
-            shape,
-            self._params.overlay == "absolute",
-        )
+        columns["flags"] = flags(columns)
+        absolute = self._params.overlay == "absolute"
+        return MapResult(explanation.map.float().cpu().numpy(), item.decoded.pixels, columns, shape, absolute)
+
+
+def _asked(params: AttributionParams) -> dict[str, Any]:
+    """The columns that say how the map was made; a baseline that the method doesn't use is null."""
+    method = method_name(params.method)
+    uses_baseline = method == "integrated_gradients" or method in NEED_BASELINE
+    return {"method": method, "baseline": "+".join(map(_name, params.baselines)) if uses_baseline else None}
 
 
 def _name(baseline: Baseline) -> str:

@@ -167,7 +167,7 @@ def test_the_papers_two_networks_get_two_maps_from_deeplift():
     for module in (PapersOne(), PapersOther()):
         network = as_double(Network(module, [0.0] * 3, [1.0] * 3, input_side=4))
         function = function_of(with_rescale_rule(network), Target(0), "logit")
-        maps.append(deeplift(function, plane(3, 1), plane(0, 0))[0].tolist())
+        maps.append(deeplift(function, plane(3, 1), plane(0, 0))[0, 0].tolist())
     assert maps[0] == pytest.approx([1.5, -0.5]) and maps[1] == pytest.approx([2, -1])
 
 

@@ -1,4 +1,4 @@
-"""DeepLift's rescale rule (Shrikumar et al. 2017), as a control: it goes by the layers, not by the function."""
+"""DeepLift's rescale rule (Shrikumar et al. 2017), which goes by the layers and not by the function alone."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def with_rescale_rule(network: Network) -> Network:
 
 
 def deeplift(function: Function, x: Tensor, x0: Tensor) -> Tensor:
-    """The map (H x W) of a function of a network `with_rescale_rule`.
+    """The maps (B x H x W) of a function of a network `with_rescale_rule`, at x against x0 (B x 3 x H x W).
 
-    It sums to F(x) - F(x') where all layers are linear or ReLUs.
+    They sum to F(x) - F(x') where all layers are linear or ReLUs.
     """
     points = torch.cat([x, x0]).requires_grad_()
     with torch.enable_grad():
-        (multipliers,) = torch.autograd.grad(function(points)[:1].sum(), points)
-    return (multipliers[:1] * (x - x0)).sum(1)[0]
+        (multipliers,) = torch.autograd.grad(function(points)[: len(x)].sum(), points)
+    return (multipliers[: len(x)] * (x - x0)).sum(1)
 
 
 class _Rescaled(nn.Module):
@@ -43,9 +43,12 @@ class _Rescaled(nn.Module):
 class _Rule(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, activation: nn.Module) -> Tensor:
-        outputs = activation(inputs)
-        ctx.save_for_backward(inputs, outputs, (activation(inputs + NEAR) - activation(inputs - NEAR)) / (2 * NEAR))
-        return outputs
+        with torch.enable_grad():
+            points = inputs.detach().requires_grad_()
+            outputs = activation(points)
+            (slope,) = torch.autograd.grad(outputs.sum(), points)
+        ctx.save_for_backward(inputs, outputs.detach(), slope)
+        return outputs.detach()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:

@@ -11,8 +11,8 @@ from workers.attribution.axioms.subject import Function, Subject
 
 
 def check(subject: Subject) -> list[Finding]:
-    """One pixel, a patch, and an ignored patch, in fp64; and, as a control, plain gradients where F is saturated."""
-    function = subject.exactly()
+    """One pixel, a patch, an ignored patch; and, as a control, plain gradients where F is saturated. In fp32."""
+    function = subject.single
     pixel, patch = _strongest_pixel(subject, function), _patch(subject.image)
     return [
         *_only_there(subject, function, pixel, "one pixel"),
@@ -24,7 +24,7 @@ def check(subject: Subject) -> list[Finding]:
 
 def _only_there(subject: Subject, function: Function, region: Tensor, name: str) -> list[Finding]:
     """The baseline is the image, but for a region (H x W, bool)."""
-    x0 = torch.where(region, subject.x0, subject.x)
+    x0 = torch.where(region, subject.baseline, subject.image)
     found = subject.converged(function, x0)
     outside = float(found.map[~region].abs().max())
     inside = missing(found) if found.attribution_l1 else float("inf")
@@ -37,25 +37,29 @@ def _only_there(subject: Subject, function: Function, region: Tensor, name: str)
 
 def _ignored(subject: Subject, function: Function, region: Tensor) -> Finding:
     """The function sees the baseline in the region, whatever the image has there."""
-    found = subject.gradients(lambda pixels: function(torch.where(region, subject.x0, pixels)))
+
+    def blind(pixels: Tensor) -> Tensor:
+        return function(torch.where(region, subject.baseline, pixels))
+
+    found = subject.gradients(blind, subject.image, subject.baseline)
     inside = float(found.map[region].abs().max())
     return Finding("sensitivity", "a patch that the function ignores: largest |map| there", inside, 0.0)
 
 
 def _saturated(subject: Subject, function: Function, region: Tensor) -> list[Finding]:
     """The paper's example (its section 2.1) made of this F: a ReLU stops it half-way between F(x') and F(x)."""
-    x0 = torch.where(region, subject.x0, subject.x)
+    x0 = torch.where(region, subject.baseline, subject.image)
     with torch.no_grad():
-        first, last = (float(function(point)) for point in (x0, subject.x))
+        first, last = (float(function(point)) for point in (x0, subject.image))
     sign, stop = (1.0 if last > first else -1.0), (first + last) / 2
 
     def saturated(pixels: Tensor) -> Tensor:
         return -torch.relu(sign * (stop - function(pixels)))
 
     found = subject.converged(saturated, x0)
-    plain = _gradient(saturated, subject.x)
+    plain = _gradient(saturated, subject.image)
     change = found.objective_value - found.baseline_value
-    short = 1 - abs(float((plain * (subject.x - x0)).sum()) / change) if change else 0.0
+    short = 1 - abs(float((plain * (subject.image - x0)).sum()) / change) if change else 0.0
     tolerance = subject.params.tolerance.completeness
     what = "one pixel off the baseline, F saturated before x"
     return [
@@ -73,7 +77,7 @@ def _saturated(subject: Subject, function: Function, region: Tensor) -> list[Fin
 
 def _strongest_pixel(subject: Subject, function: Function) -> Tensor:
     """Where gradient times (x - x') is largest, so that F changes there: H x W, bool, one of them true."""
-    strength = (_gradient(function, subject.x) * (subject.x - subject.x0)).sum(1)[0].abs()
+    strength = (_gradient(function, subject.image) * (subject.image - subject.baseline)).sum(1)[0].abs()
     region = torch.zeros(strength.numel(), dtype=torch.bool, device=strength.device)
     region[strength.argmax()] = True
     return region.view_as(strength)
