@@ -1,4 +1,4 @@
-"""Other attribution methods, all but DeepLift by Captum (an extra), in batches of one shape. A map is H x W, summed over colour."""
+"""Other attribution methods, all but DeepLift by Captum (an extra). A map is H x W, summed over colour."""
 
 from __future__ import annotations
 
