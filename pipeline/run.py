@@ -24,6 +24,7 @@ from pipeline.provenance import fingerprint, now, versions, write_run
 from pipeline.retry import RetryFeed, next_round
 from pipeline.signals import stop_on_signals
 from pipeline.status import open_run
+from pipeline.summary import accuracy_line, write_summary
 from workers.actor import DeviceFacts
 from workers.errors import PixgradError
 from workers.layout import JOB
@@ -146,13 +147,13 @@ def _session(job: PreparedJob, find_work: Callable[[], Work | None], job_yaml: s
             if before["state"] == "complete":
                 counts = count_outputs(job.store)
             else:  # its driver died between the last commit and its end
-                facts, counts = before, write_manifest(job.store)
+                facts, counts = before, _sum_up(job, console)
         else:
             with cluster(), stop_on_signals() as stop:
                 fixed = Fixed.from_dict(before["fixed"]) if before else _fix(job)
                 facts = _begin(job, fixed, before, job_yaml, work.round)
                 _drive(job, fixed, work, tenure, stop, console)
-                counts = write_manifest(job.store)
+                counts = _sum_up(job, console)
         exit_code = 3 if counts.failed > job.config.max_failed * counts.outputs else 0
         return Outcome(counts, exit_code, time.monotonic() - began)
     except PixgradError as error:
@@ -165,6 +166,18 @@ def _session(job: PreparedJob, find_work: Callable[[], Work | None], job_yaml: s
         if facts and not tenure.is_superseded():
             _end(job, facts, exit_code, counts)
         tenure.release(exit_code)
+
+
+def _sum_up(job: PreparedJob, console: Console) -> Counts:
+    """Write what is derived from the parts, and count them."""
+    counts = write_manifest(job.store)
+    if job.config.task == "attribution":
+        found = write_summary(job.store, job.variants.names[0])
+        if line := accuracy_line(found):
+            console.print(line, markup=False)
+        for flag, outputs in found["flags"].items():
+            console.print(f"  {outputs} {flag}", markup=False)
+    return counts
 
 
 def _all_committed(job: PreparedJob) -> bool:

@@ -11,6 +11,7 @@ from pipeline.epoch import Claim, is_alive, latest_claim
 from pipeline.plan import planned_units, read_chunks
 from pipeline.progress import duration
 from pipeline.provenance import read_run
+from pipeline.summary import accuracy_line, read_summary
 from workers.errors import PixgradError
 from workers.storage import Store
 
@@ -31,6 +32,7 @@ class Status:
     listed: bool
     failures: dict[str, int]
     claim: Claim | None
+    summary: dict[str, Any] | None
 
     def lines(self) -> list[str]:
         """For people."""
@@ -41,7 +43,8 @@ class Status:
             f"outputs  {self.outputs} committed, {sum(self.failures.values())} of them failed",
             f"images   {self.images}{plus}",
         ]
-        return [*facts, *(f"  {count} {code}" for code, count in self.failures.items())]
+        accuracy = accuracy_line(self.summary) if self.summary else None
+        return [*facts, *(f"  {count} {code}" for code, count in self.failures.items()), *filter(None, [accuracy])]
 
     @property
     def state(self) -> str:
@@ -68,6 +71,7 @@ def read_status(store: Store) -> Status:
         listed=bool(chunks) and chunks[-1].final,
         failures=counts.failures,
         claim=latest_claim(store),
+        summary=read_summary(store),
     )
 
 

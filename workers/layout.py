@@ -7,6 +7,7 @@ RUN = "run.json"
 EVENTS = "events.jsonl"
 MANIFEST = "manifest.parquet"
 AUDIT = "audit.json"
+SUMMARY = "summary.json"
 
 
 def chunk_name(number: int) -> str:

@@ -11,21 +11,24 @@ from workers.attribution.axioms.subject import Function, Subject
 
 
 def check(subject: Subject) -> list[Finding]:
-    """One pixel, a patch, an ignored patch; and, as a control, plain gradients where F is saturated. In fp32."""
-    function = subject.single
-    pixel, patch = _strongest_pixel(subject, function), _patch(subject.image)
+    """One pixel, a patch, an ignored patch; and, as a control, plain gradients where F is saturated.
+
+    One pixel changes F so little that fp32's rounding would show: it is checked in fp64, the patches in fp32.
+    """
+    pixel, patch = _strongest_pixel(subject), _patch(subject.image)
     return [
-        *_only_there(subject, function, pixel, "one pixel"),
-        *_only_there(subject, function, patch, "a patch"),
-        _ignored(subject, function, patch),
-        *_saturated(subject, function, pixel),
+        *_only_there(subject, subject.exactly(), subject.x, subject.x0, pixel, "one pixel"),
+        *_only_there(subject, subject.single, subject.image, subject.baseline, patch, "a patch"),
+        _ignored(subject, patch),
+        *_saturated(subject, pixel),
     ]
 
 
-def _only_there(subject: Subject, function: Function, region: Tensor, name: str) -> list[Finding]:
+def _only_there(
+    subject: Subject, function: Function, x: Tensor, x0: Tensor, region: Tensor, name: str
+) -> list[Finding]:
     """The baseline is the image, but for a region (H x W, bool)."""
-    x0 = torch.where(region, subject.baseline, subject.image)
-    found = subject.converged(function, x0)
+    found = subject.converged(function, x, torch.where(region, x0, x))
     outside = float(found.map[~region].abs().max())
     inside = missing(found) if found.attribution_l1 else float("inf")
     tolerance = subject.params.tolerance.completeness
@@ -35,31 +38,32 @@ def _only_there(subject: Subject, function: Function, region: Tensor, name: str)
     ]
 
 
-def _ignored(subject: Subject, function: Function, region: Tensor) -> Finding:
+def _ignored(subject: Subject, region: Tensor) -> Finding:
     """The function sees the baseline in the region, whatever the image has there."""
 
     def blind(pixels: Tensor) -> Tensor:
-        return function(torch.where(region, subject.baseline, pixels))
+        return subject.single(torch.where(region, subject.baseline, pixels))
 
     found = subject.gradients(blind, subject.image, subject.baseline)
     inside = float(found.map[region].abs().max())
     return Finding("sensitivity", "a patch that the function ignores: largest |map| there", inside, 0.0)
 
 
-def _saturated(subject: Subject, function: Function, region: Tensor) -> list[Finding]:
+def _saturated(subject: Subject, region: Tensor) -> list[Finding]:
     """The paper's example (its section 2.1) made of this F: a ReLU stops it half-way between F(x') and F(x)."""
-    x0 = torch.where(region, subject.baseline, subject.image)
+    function, x = subject.exactly(), subject.x
+    x0 = torch.where(region, subject.x0, x)
     with torch.no_grad():
-        first, last = (float(function(point)) for point in (x0, subject.image))
+        first, last = (float(function(point)) for point in (x0, x))
     sign, stop = (1.0 if last > first else -1.0), (first + last) / 2
 
     def saturated(pixels: Tensor) -> Tensor:
         return -torch.relu(sign * (stop - function(pixels)))
 
-    found = subject.converged(saturated, x0)
-    plain = _gradient(saturated, subject.image)
+    found = subject.converged(saturated, x, x0)
+    plain = _gradient(saturated, x)
     change = found.objective_value - found.baseline_value
-    short = 1 - abs(float((plain * (subject.image - x0)).sum()) / change) if change else 0.0
+    short = 1 - abs(float((plain * (x - x0)).sum()) / change) if change else 0.0
     tolerance = subject.params.tolerance.completeness
     what = "one pixel off the baseline, F saturated before x"
     return [
@@ -75,9 +79,9 @@ def _saturated(subject: Subject, function: Function, region: Tensor) -> list[Fin
     ]
 
 
-def _strongest_pixel(subject: Subject, function: Function) -> Tensor:
+def _strongest_pixel(subject: Subject) -> Tensor:
     """Where gradient times (x - x') is largest, so that F changes there: H x W, bool, one of them true."""
-    strength = (_gradient(function, subject.image) * (subject.image - subject.baseline)).sum(1)[0].abs()
+    strength = (_gradient(subject.exactly(), subject.x) * (subject.x - subject.x0)).sum(1)[0].abs()
     region = torch.zeros(strength.numel(), dtype=torch.bool, device=strength.device)
     region[strength.argmax()] = True
     return region.view_as(strength)

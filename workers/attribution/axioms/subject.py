@@ -64,10 +64,10 @@ class Subject:
         x, x0 = self.x if x is None else x, self.x0 if x0 is None else x0
         return integrate(function, x, x0, self.batch, rule={"trapezoid": self.intervals})
 
-    def converged(self, function: Function, x0: Tensor) -> Attribution:
-        """The same in fp32, by the adaptive rule to the run's tolerances: for what is only as exact as the integral."""
+    def converged(self, function: Function, x: Tensor, x0: Tensor) -> Attribution:
+        """The same by the adaptive rule to the run's tolerances, for what is only as exact as the integral."""
         tolerance, most = self.params.tolerance, self.params.max_evaluations
-        return integrate(function, self.image, x0, self.batch, tolerance=tolerance, max_evaluations=most)
+        return integrate(function, x, x0, self.batch, tolerance=tolerance, max_evaluations=most)
 
 
 def function_of(network: Network, target: Target, kind: Any) -> Function:
