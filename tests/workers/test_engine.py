@@ -187,3 +187,28 @@ def test_a_style_that_is_none_of_the_jobs_fails_alone(make: Make) -> None:
     results = made.run([item(1, "nobody"), item(0, 0)], lambda: None)
     assert isinstance(results[0], ImageError) and results[0].code == "unknown_style"
     assert [files for files, _ in encoded(results[1:])] == alone
+
+
+def test_logits_that_are_not_finite_fail_their_image_alone(make: Make) -> None:
+    made, network = make("attribution")
+    alone = run(made, items("attribution", [1]))
+    classify = network.classify.forward
+    broken = torch.from_numpy(item(0).decoded.pixels).float().div(255).mean()
+
+    def forward(features: Tensor) -> Tensor:
+        return torch.where((means == broken)[:, None], torch.nan, classify(features))
+
+    means = torch.zeros(BATCH)
+    network.classify.forward = forward
+    before = network.forward
+
+    def look(x: Tensor) -> Tensor:
+        nonlocal means
+        means = (x * 0.2 + 0.5).mean((1, 2, 3))
+        means = torch.where((means - broken).abs() < 1e-5, broken, means)
+        return before(x)
+
+    network.forward = look
+    failed, fine = made.run(items("attribution", [0, 1]), lambda: None)
+    assert isinstance(failed, ImageError) and failed.code == "not_finite"
+    assert [files for files, _ in encoded([fine])] == alone

@@ -25,12 +25,17 @@ def check(subject: Subject) -> list[Finding]:
     twice = integrate(subject.single, subject.image, subject.baseline, subject.batch, rule={"trapezoid": n})
     tolerance = subject.params.tolerance.completeness
     share = own.baseline_value / own.objective_value if own.objective_value else float("nan")
-    note = f"F(x')/F(x) = {share:.3f}"
+    note = "; ".join(filter(None, [f"F(x')/F(x) = {share:.3f}", reached(own)]))
     return [
         Finding("completeness", "the sum is F(x) - F(x'), by the run's rule", missing(own), tolerance, note=note),
         Finding("completeness", "the same at twice the intervals", missing(twice), tolerance),
         _wrong_weights(subject, twice, tolerance),
     ]
+
+
+def reached(found: Attribution) -> str:
+    """A note where the integral itself, and not the axiom, is to blame."""
+    return f"not converged after {found.evaluations} evaluations" if found.converged is False else ""
 
 
 def missing(found: Attribution) -> float:

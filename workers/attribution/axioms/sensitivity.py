@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from workers.attribution.axioms.completeness import missing
+from workers.attribution.axioms.completeness import missing, reached
 from workers.attribution.axioms.finding import Finding
 from workers.attribution.axioms.subject import Function, Subject
 
@@ -34,7 +34,9 @@ def _only_there(
     tolerance = subject.params.tolerance.completeness
     return [
         Finding("sensitivity", f"{name} off the baseline: largest |map| elsewhere", outside, 0.0),
-        Finding("sensitivity", f"{name} off the baseline: it gets F(x) - F(x')", inside, tolerance),
+        Finding(
+            "sensitivity", f"{name} off the baseline: it gets F(x) - F(x')", inside, tolerance, note=reached(found)
+        ),
     ]
 
 
