@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,8 @@ Shares = list[tuple[int, NDArray[np.float64]]]
 
 
 def _shares(size: int, scale: float, offset: float, target: int) -> Shares:
-    return [_share(*sorted((scale * i + offset, scale * (i + 1) + offset)), target) for i in range(size)]
+    edges = (scale * np.arange(size + 1) + offset).tolist()
+    return [_share(min(pair), max(pair), target) for pair in pairwise(edges)]
 
 
 def _share(start: float, end: float, target: int) -> tuple[int, NDArray[np.float64]]:

@@ -76,11 +76,11 @@ class PreparedJob:
     layers: tuple[str, ...]
     styles: tuple[Picture, ...]
     guides: tuple[Picture | None, ...]
-    baselines: tuple[tuple[Picture, ...], ...]
     source: Source
     variants: Variants
     store: Store
     allow_code: bool
+    baselines: tuple[tuple[Picture, ...], ...] = ()
 
     @property
     def min_side(self) -> int:

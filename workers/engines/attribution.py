@@ -81,8 +81,8 @@ class AttributionEngine(Engine):
         measured = measure(self._network, pixels, chosen, found, self._params, **options)
         shape = "x".join(map(str, (size, *pixels.shape[1:])))
         return [
-            target if isinstance(target, ImageError) else self._result(item, target, scores, *made, shape)
-            for item, target, scores, *made in zip(items, targets, logits, found, measured, strict=True)
+            target if isinstance(target, ImageError) else self._result(item, target, scores, one, figures, shape)
+            for item, target, scores, one, figures in zip(items, targets, logits, found, measured, strict=True)
         ]
 
     @property
