@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -201,6 +201,9 @@ def export(
     class_tree: Annotated[
         bool, typer.Option("--class-tree", help="One folder a label instead of the source's.")
     ] = False,
+    original_geometry: Annotated[
+        bool, typer.Option("--original-geometry", help="Maps also at the size of their source images.")
+    ] = False,
 ) -> None:
     """Write a run's outputs as plain files, in the source's own tree."""
     from pipeline.export import export as export_files
@@ -209,7 +212,7 @@ def export(
 
     store = open_store(run)
     open_run(store)
-    outputs = export_files(store, destination, class_tree=class_tree)
+    outputs = export_files(store, destination, class_tree=class_tree, original_geometry=original_geometry)
     out.print(f"{outputs} outputs in {destination}", markup=False)
 
 
@@ -284,6 +287,56 @@ def _recompute(
     if not found.elsewhere:
         return [told], found.differing
     return [told, *found.differing, f"No fault, as the last bits may differ here: {found.elsewhere}."], []
+
+
+@app.command()
+def audit(
+    run: RunArgument,
+    sample: Annotated[int | None, typer.Option(metavar="N", min=1, help="Make the audit anew, on N images.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    allow_code: CodeOption = False,
+) -> None:
+    """Show the axioms of attribution checked on a run's own network and images; exits with 6 if one doesn't hold.
+
+    They are checked first where that wasn't done yet.
+    """
+    from pipeline.audit import read_audit, summary
+    from workers.storage import open_store
+
+    store = open_store(run)
+    found = read_audit(store) if sample is None else None
+    found = found or _audit(store, sample, allow_code=allow_code)
+    if as_json:
+        print(json.dumps(found))
+    else:
+        table = Table("axiom", "what was done", "figure", "at most", "verdict", box=None, pad_edge=False)
+        for finding in found["findings"]:
+            table.add_row(*_cells(finding))
+        out.print(table, markup=False)
+        out.print(summary(found), markup=False)
+    raise typer.Exit(0 if found["sound"] else 6)
+
+
+def _audit(store: Store, sample: int | None, *, allow_code: bool) -> dict[str, Any]:
+    from jobs.spec import recall_job
+    from pipeline.prepare import JobError
+    from pipeline.run import audit as make_audit
+    from workers.params import AttributionParams, AuditParams
+
+    job = recall_job(store, allow_code=allow_code)
+    if not isinstance(job.config.section, AttributionParams):
+        raise JobError(f"{store.url} is a run of {job.config.task}; only attribution has axioms to audit.")
+    asked = job.config.section.audit or AuditParams()
+    return make_audit(job, asked if sample is None else asked.model_copy(update={"sample": sample}))
+
+
+def _cells(finding: dict[str, Any]) -> tuple[str, ...]:
+    """A finding as a row of the table."""
+    figure = "" if finding["figure"] is None else f"{finding['figure']:.2g}"
+    what = f"{finding['what']} ({finding['note']})" if finding["note"] else finding["what"]
+    expected = "" if finding["as_expected"] else " (!)"
+    name = f"control: {finding['axiom']}" if finding["control"] else finding["axiom"]
+    return name, what, figure, f"{finding['tolerance']:.2g}", finding["verdict"] + expected
 
 
 @app.command()

@@ -15,6 +15,7 @@ from pipeline.progress.run_log import find_log
 from pipeline.progress.style import Style
 from pipeline.progress.words import duration
 from pipeline.status import read_standing
+from pipeline.summary import read_summary, summary_lines
 from workers.errors import PixgradError
 from workers.layout import MANIFEST
 
@@ -41,6 +42,9 @@ class Teller:
         self._say(f"{counts.ok} of {counts.outputs} outputs made, {counts.failed} failed.")
         for code, count in counts.failures.items():
             self._say(f"  {count} {code}")
+        if summary := read_summary(self.job.store):
+            for line in summary_lines(summary):
+                self._say(line)
         commands = {"export": _command("export", place, "DEST")}
         if counts.failed:
             commands["retry"] = _command("retry", place)

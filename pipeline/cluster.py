@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -28,6 +28,8 @@ from pipeline.fairness import Demand
 from pipeline.patience import Patience
 from workers.actor import DeviceFacts, remote_probe
 from workers.errors import PixgradError, first_line
+
+T = TypeVar("T")
 
 
 class RunStopped(PixgradError):
@@ -190,6 +192,15 @@ def _await_room(
         if patience.is_time_to_say(now):
             say(no_room(0, gpus))
     return ray.get(answer)
+
+
+def on_worker(function: Callable[..., T], resources: Resources, *arguments: Any) -> T:
+    """What a function gives as a task with the resources of a worker. Raises RunStopped if its process ends."""
+    remote = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=1)(function)
+    try:
+        return ray.get(remote.remote(*arguments))
+    except ray_errors.RayError as error:
+        raise RunStopped(f"The task {function.__name__} failed: {first_line(error)}", 4) from None
 
 
 def check_room(resources: Resources) -> None:

@@ -111,4 +111,6 @@ class JobConfig(Params):
         the runner adds what they lead to (hashes of weights, styles and guides) and resolves `precision`.
         """
         kept = {"source", "model", "images", "units", "precision", "seed", self.task}
-        return self.model_dump(mode="json", by_alias=True, include=kept)
+        fields = self.model_dump(mode="json", by_alias=True, include=kept)
+        fields.get("attribution", {}).pop("audit", None)  # it looks at outputs and changes none
+        return fields

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
@@ -548,8 +549,9 @@ _QUARANTINE_SENTENCES = {
 
 def _put_pictures(setup: WorkerSetup) -> dict[str, Any]:
     """The job's local images in Ray's object store, for nodes that share no disk with the driver."""
-    pictures = [picture for picture in [*setup.styles, *setup.guides] if picture and not is_remote(picture.uri)]
-    return {picture.uri: ray.put(read_bytes(picture.uri)) for picture in pictures}
+    named = chain(setup.styles, setup.guides, *setup.baselines)
+    uris = {picture.uri for picture in named if picture and not is_remote(picture.uri)}
+    return {uri: ray.put(read_bytes(uri)) for uri in sorted(uris)}
 
 
 def _went_away(node: str, error: Exception) -> bool:

@@ -12,10 +12,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
+import numpy as np
 from PIL import Image
 
 from pipeline.commit import latest_rows
+from pipeline.original import to_original
 from pipeline.status import open_run
+from workers.codec import encode_npy
 from workers.storage import StorageError, Store, is_remote
 
 LONGEST_NAME = 200
@@ -28,10 +31,11 @@ FILE_ENDINGS = (".png", ".npy")
 """Of exported files; a folder of such a name gets an underscore."""
 
 
-def export(store: Store, destination: Path, *, class_tree: bool) -> int:
+def export(store: Store, destination: Path, *, class_tree: bool, original_geometry: bool = False) -> int:
     """Write the outputs of every ok row under `destination`; how many outputs there were.
 
     A source's folders are kept, several variants get one each, and with `class_tree` the label is the first folder.
+    With `original_geometry` each map comes as `<name>.original.npy` too: pixel for pixel that of its source image.
     Nothing is written outside `destination`, whatever the names say. Raises NoRunError, StorageError.
     """
     taken: set[int] = set()
@@ -39,6 +43,8 @@ def export(store: Store, destination: Path, *, class_tree: bool) -> int:
     several = len(open_run(store)["variants"]) > 1
     for row, files in made_outputs(store):
         named = row if several else {**row, "variant": ""}
+        if original_geometry and "npy" in files:
+            files["original.npy"] = _in_original_geometry(files["npy"], row)
         path = _unique(export_path(named, class_tree=class_tree), row["key"], taken)
         _write(destination / path, files)
         outputs += 1
@@ -71,6 +77,11 @@ def _reencoded(png: bytes, ending: str) -> bytes:
     except (OSError, ValueError) as error:
         raise StorageError(f"This picture can't be written as {ending} ({error}); choose .png.") from error
     return buffer.getvalue()
+
+
+def _in_original_geometry(data: bytes, row: Mapping[str, Any]) -> bytes:
+    values = np.load(BytesIO(data), allow_pickle=False)
+    return encode_npy(to_original(values, row).astype(np.float32))
 
 
 def _write(path: Path, files: Mapping[str, bytes]) -> None:

@@ -81,6 +81,8 @@ def _as_resolved(written: dict[str, Any], fields: Mapping[str, Any]) -> dict[str
             resolved["precision"] = fields["precision"]
         if "style" in written:
             resolved["style"]["styles"] = fields["style"]["styles"]
+        if "attribution" in written:
+            resolved["attribution"]["baseline"] = fields["attribution"]["baseline"]
         if "deepdream" in written:
             stages = zip(resolved["deepdream"]["stages"], fields["deepdream"]["stages"], strict=True)
             for stage, kept in stages:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from pipeline.config import JobConfig
@@ -25,11 +26,29 @@ from workers.geometry import picture_params
 from workers.layers import LOGITS
 from workers.layout import HIDDEN_RUN
 from workers.octaves import smallest_octave
-from workers.params import AttributionParams, DeepDreamParams, ImageParams, Layer, Section, Stage, StyleParams, TopK
+from workers.params import (
+    AttributionParams,
+    Baseline,
+    Contrast,
+    DeepDreamParams,
+    GivenBaseline,
+    GradCam,
+    ImageParams,
+    Layer,
+    Method,
+    Occlusion,
+    Section,
+    Stage,
+    StyleParams,
+    TopK,
+)
 from workers.records import reserved_columns
 from workers.setup import Picture
 from workers.storage import MissingError, Store, open_store
 from workers.weights import is_file
+
+CHOSEN_BY_IMAGE = ("predicted", "label", "runner_up")
+"""Sides of a contrast that are not the same class for every image."""
 
 
 class JobError(PixgradError):
@@ -62,6 +81,7 @@ class PreparedJob:
     variants: Variants
     store: Store
     allow_code: bool
+    baselines: tuple[tuple[Picture, ...], ...] = ()
 
     @property
     def title(self) -> str:
@@ -96,6 +116,9 @@ class PreparedJob:
         if self.config.task == "deepdream":
             for stage, guide in zip(section["stages"], self.guides, strict=True):
                 stage["guide"] = guide.sha256 if guide else None
+        if isinstance(section_params := self.config.section, AttributionParams):
+            given = iter(self.baselines)
+            section["baseline"] = [_identity(baseline, given) for baseline in section_params.baselines]
         return fields
 
 
@@ -119,6 +142,7 @@ def prepare(config: JobConfig, *, allow_code: bool = False) -> PreparedJob:
         layers=layers,
         styles=tuple(styles),
         guides=_guides(section, pictures),
+        baselines=_baselines(section, pictures),
         source=source,
         variants=variants_of(config, styles),
         store=open_store(config.output),
@@ -141,9 +165,17 @@ def with_absolute_paths(config: JobConfig) -> JobConfig:
         guides = [absolute(stage.guide) if stage.guide else None for stage in section.stages]
         stages = [s.model_copy(update={"guide": g}) for s, g in zip(section.stages, guides, strict=True)]
         section = section.model_copy(update={"stages": stages})
+    if isinstance(section, AttributionParams):
+        given = section.baseline
+        paths = list(map(_with_absolute_path, given)) if isinstance(given, list) else _with_absolute_path(given)
+        section = section.model_copy(update={"baseline": paths})
     source = config.source.model_copy(update={"uri": absolute(config.source.uri)})
     changed = {"output": absolute(config.output), "source": source, "model": model, config.task: section}
     return config.model_copy(update=changed)
+
+
+def _with_absolute_path(baseline: Baseline) -> Baseline:
+    return GivenBaseline(image=absolute(baseline.image)) if isinstance(baseline, GivenBaseline) else baseline
 
 
 def _resolve(config: JobConfig, model: ModelDescription) -> tuple[Section, tuple[str, ...]]:
@@ -164,7 +196,10 @@ def _resolve(config: JobConfig, model: ModelDescription) -> tuple[Section, tuple
             return resolved, tuple(layer.name for layer in [*content, *styles])
         case attribution:
             with _at("attribution", "target"):
-                return attribution.model_copy(update={"target": _resolve_target(attribution, model)}), (LOGITS,)
+                resolved = {"target": _resolve_target(attribution, model)}
+            with _at("attribution", "method"):
+                resolved["method"] = _resolve_method(attribution.method, model)
+            return attribution.model_copy(update=resolved), (LOGITS,)
 
 
 def _resolve_stage(stage: Stage, number: int, model: ModelDescription) -> Stage:
@@ -185,6 +220,11 @@ def _resolve_target(params: AttributionParams, model: ModelDescription) -> Any:
             raise ModelError(f"the top {k} of {classes} classes can't be had; ask for fewer")
         case TopK() | "predicted" | "label":
             return params.target
+        case Contrast(contrast=sides):
+            sides = [side if side in CHOSEN_BY_IMAGE else model.class_index(side) for side in sides]
+            if sides[0] == sides[1]:
+                raise ModelError("both sides of the contrast are the same class")
+            return Contrast(contrast=(sides[0], sides[1]))
         case list(names):
             indices = [model.class_index(name) for name in names]
             if len(set(indices)) < len(indices):
@@ -192,6 +232,18 @@ def _resolve_target(params: AttributionParams, model: ModelDescription) -> Any:
             return indices
         case name:
             return model.class_index(name)
+
+
+def _resolve_method(method: Method, model: ModelDescription) -> Method:
+    if method not in ("integrated_gradients", "deep_lift") and find_spec("captum") is None:
+        raise ModelError("this method comes from Captum, which isn't installed: pip install 'pixgrad[captum]'")
+    if method == "occlusion":
+        return Occlusion(occlusion=max(1, model.input_side // 8))
+    if method == "grad_cam":
+        return GradCam(grad_cam=[layer.name for layer in model.layers if layer.stride is not None][-1])
+    if isinstance(method, GradCam):
+        model.check_layers([Layer(name=method.grad_cam)], maps_only=True)
+    return method
 
 
 def _guides(section: Section, images: ImageParams) -> tuple[Picture | None, ...]:
@@ -204,6 +256,22 @@ def _guides(section: Section, images: ImageParams) -> tuple[Picture | None, ...]
     return tuple(guides)
 
 
+def _baselines(section: Section, images: ImageParams) -> tuple[tuple[Picture, ...], ...]:
+    """The images that each given baseline names."""
+    if not isinstance(section, AttributionParams):
+        return ()
+    with _at("attribution", "baseline"):
+        given = [baseline for baseline in section.baselines if isinstance(baseline, GivenBaseline)]
+        return tuple(tuple(find_pictures([baseline.image], images)) for baseline in given)
+
+
+def _identity(baseline: Baseline, given: Iterator[tuple[Picture, ...]]) -> Any:
+    """A baseline for the fingerprint: images by what is in them."""
+    if isinstance(baseline, GivenBaseline):
+        return {"images": [picture.sha256 for picture in next(given)]}
+    return baseline if isinstance(baseline, str) else baseline.model_dump(mode="json")
+
+
 def _check_job(config: JobConfig, source: Source) -> None:
     if config.attribution and config.precision == "bf16":
         raise JobError("attribution needs fp32, since bf16 moves a map by 40 %; set auto or fp32", "precision")
@@ -213,8 +281,12 @@ def _check_job(config: JobConfig, source: Source) -> None:
         has = f"has the columns {', '.join(names)}" if names else "has no columns"
         sentence = f"{assign!r} is neither all, random nor cycle, nor a column of the source, which {has}"
         raise JobError(sentence, "style", "assign")
-    if config.attribution and config.attribution.target == "label" and not config.source.labels:
+    if config.attribution and _needs_label(config.attribution.target) and not config.source.labels:
         raise JobError("the source has no labels; set source.labels to folder or a column", "attribution", "target")
+
+
+def _needs_label(target: Any) -> bool:
+    return target == "label" or (isinstance(target, Contrast) and "label" in target.contrast)
 
 
 def _check_frame(job: PreparedJob) -> None:

@@ -22,12 +22,12 @@ from pipeline.progress.display import display
 from pipeline.progress.event_log import EventLog
 from pipeline.progress.monitor import Monitor
 from pipeline.provenance import versions
-from pipeline.retry import RetryFeed, Round
 from pipeline.run import Fixed, drive_elsewhere, worker_resources
+from pipeline.sample import Row, draw, feed_of
 from pipeline.status import open_run
 from workers.storage import Store, open_store
 
-Row = dict[str, Any]
+COMPARED = ("uri", "variant", "unit", "batch_shape", "source_sha256", "shard", "shard_member", "output_sha256")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def recompute(job: PreparedJob, count: int, *, seed: int, scratch: str | None, c
     run = open_run(job.store)
     job.own_run()
     fixed = Fixed.from_dict(run["fixed"])
-    sample = {row["key"]: row for row in _draw(job.store, count, random.Random(seed))}
+    sample = {row["key"]: row for row in draw(job.store, count, random.Random(seed), COMPARED)}
     place = tempfile.TemporaryDirectory(prefix="pixgrad-recompute-") if scratch is None else nullcontext(scratch)
     with place as folder, cluster():
         store = open_store(folder)
@@ -62,27 +62,8 @@ def recompute(job: PreparedJob, count: int, *, seed: int, scratch: str | None, c
         return Recomputation(len(made), differing, _elsewhere(run, fixed))
 
 
-def _draw(store: Store, count: int, pick: random.Random) -> list[Row]:
-    """`count` ok rows, each with the same chance, in one pass (reservoir sampling: Vitter 1985, algorithm R)."""
-    columns = ["uri", "variant", "unit", "status", "batch_shape", "source_sha256"]
-    columns += ["shard", "shard_member", "output_sha256"]
-    drawn: list[Row] = []
-    seen = 0
-    for table in latest_rows(store, columns):
-        for row in table.to_pylist():
-            if row["status"] != "ok":
-                continue
-            seen += 1
-            place = len(drawn) if len(drawn) < count else pick.randrange(seen)
-            drawn[place : place + 1] = [row] if place < count else drawn[place : place + 1]
-    return drawn
-
-
 def _make(job: PreparedJob, fixed: Fixed, sample: dict[str, Row], store: Store, console: Console) -> None:
-    wanted: dict[int, set[str]] = {}
-    for key, row in sample.items():
-        wanted.setdefault(row["unit"], set()).add(key)
-    feed = RetryFeed(job.plan(), Round(0, wanted))
+    feed = feed_of(job.plan(), sample.values())
     with display(console, f"{job.title}, again") as shown:
         monitor = Monitor(EventLog(store, 0), shown, fixed.gpus)
         drive_elsewhere(job, fixed, store, feed, monitor, worker_resources(job.config, fixed))

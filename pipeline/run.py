@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
+from pipeline.audit import Audit, make_audit, read_audit, summary
 from pipeline.cluster import Resources, RunStopped, check_room, cluster, probe
 from pipeline.commit import Counts, committed_units, count_outputs, write_manifest
 from pipeline.config import JobConfig
@@ -29,9 +30,12 @@ from pipeline.progress.tally import Tally
 from pipeline.provenance import fingerprint, now, versions, write_run
 from pipeline.retry import RetryFeed, next_round
 from pipeline.signals import stop_on_signals
+from pipeline.status import open_run
+from pipeline.summary import write_summary
 from workers.actor import DeviceFacts
 from workers.errors import PixgradError
 from workers.layout import JOB
+from workers.params import AttributionParams, AuditParams
 from workers.setup import BatchPlan, WorkerSetup
 from workers.storage import StorageError, Store
 
@@ -97,7 +101,8 @@ def run(
 
     Progress is shown on `console` in a style.
 
-    With `extend`, what was added to the source since it was listed is taken in. Raises RunBusyError, OtherJobError,
+    With `extend`, what was added to the source since it was listed is taken in. An audit that the job asks for is made
+    when the run is complete, unless there is one. Raises RunBusyError, OtherJobError,
     RunStopped, StorageError, SourceError and the like; whatever is committed stays.
     """
 
@@ -106,7 +111,23 @@ def run(
             return None
         return Work(0, lambda: UnitFeed(job.plan(), job.source, committed_units(job.store, 0), extend=extend))
 
-    return _session(job, first_round, job_yaml, display(console, job.title, style))
+    outcome = _session(job, first_round, job_yaml, display(console, job.title, style))
+    if isinstance(section := job.config.section, AttributionParams) and section.audit and not read_audit(job.store):
+        say = console.print if style not in (Style.JSON, Style.NONE) else logger.info
+        say("Checking the axioms on a sample of the images …")
+        say(summary(audit(job, section.audit)))
+    return outcome
+
+
+def audit(job: PreparedJob, asked: AuditParams) -> Audit:
+    """Check the axioms on a run's own network and a sample of its images; written to the run, too.
+
+    Raises NoRunError, RunStopped, StorageError, OtherJobError.
+    """
+    job.own_run()
+    fixed = Fixed.from_dict(open_run(job.store)["fixed"])
+    resources = worker_resources(job.config, fixed)
+    return make_audit(job.store, job.plan(), worker_setup(job, fixed), job.model.weights, resources, asked)
 
 
 def retry(job: PreparedJob, *, job_yaml: str, console: Console, style: Style = Style.AUTO) -> Outcome:
@@ -155,14 +176,14 @@ def _work(
             if before["state"] == "complete":
                 counts = count_outputs(job.store)
             else:  # its driver died between the last commit and its end
-                facts, counts = before, write_manifest(job.store)
+                facts, counts = before, _sum_up(job)
         else:
             with screen as shown, _started(shown), stop_on_signals() as stop:
                 fixed = Fixed.from_dict(before["fixed"]) if before else fix(job, stop, partial(_tell_of_room, shown))
                 facts = _begin(job, fixed, before, job_yaml, work.round)
                 logger.info("%s", fixed)
                 _drive(job, fixed, work, tenure, stop, shown)
-                counts = write_manifest(job.store)
+                counts = _sum_up(job)
         exit_code = 3 if counts.failed > job.config.max_failed * counts.outputs else 0
         return Outcome(counts, exit_code, time.monotonic() - began)
     except PixgradError as error:
@@ -187,6 +208,14 @@ def _started(shown: Display) -> Iterator[None]:
 
 def _tell_of_room(shown: Display, sentence: str) -> None:
     shown.tell("no_room", {"sentence": sentence})
+
+
+def _sum_up(job: PreparedJob) -> Counts:
+    """Write what is derived from the parts, and count them."""
+    counts = write_manifest(job.store)
+    if job.config.task == "attribution":
+        write_summary(job.store, job.variants.names[0])
+    return counts
 
 
 def _all_committed(job: PreparedJob) -> bool:
@@ -322,6 +351,7 @@ def worker_setup(job: PreparedJob, fixed: Fixed, output: str | None = None) -> W
         batch=fixed.batch,
         styles=job.styles,
         guides=job.guides,
+        baselines=job.baselines,
     )
 
 

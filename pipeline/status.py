@@ -11,6 +11,7 @@ from pipeline.epoch import Claim, is_alive, latest_claim
 from pipeline.plan import planned_units, read_chunks
 from pipeline.progress.words import by_reason, duration
 from pipeline.provenance import read_run
+from pipeline.summary import read_summary, summary_lines
 from workers.errors import PixgradError
 from workers.layout import HIDDEN_RUN, RUN
 from workers.storage import Store
@@ -30,6 +31,7 @@ class Standing:
     images: int
     listed: bool
     claim: Claim | None
+    summary: dict[str, Any] | None
 
     @property
     def title(self) -> str:
@@ -80,6 +82,7 @@ class Status(Standing):
             f"units    {self.committed:,} of {self.units:,}{plus} committed",
             f"outputs  {self.outputs:,} committed{failed}",
             f"images   {self.images:,}{plus}",
+            *(summary_lines(self.summary) if self.summary else ()),
         ]
 
 
@@ -104,6 +107,7 @@ def read_standing(store: Store) -> Standing:
         images=sum(chunk.images for chunk in chunks),
         listed=bool(chunks) and chunks[-1].final,
         claim=latest_claim(store),
+        summary=read_summary(store),
     )
 
 

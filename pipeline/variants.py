@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pipeline.config import JobConfig
 from pipeline.plan import Variants
-from workers.params import AttributionParams, StyleParams, TopK
+from workers.params import AttributionParams, Contrast, StyleParams, TopK
 from workers.records import ImageRef, Variant, output_key, output_seed
 from workers.setup import Picture
 
@@ -84,6 +84,8 @@ def variants_of(config: JobConfig, styles: Sequence[Picture]) -> Variants:
             return Grid(tuple(Variant(f"top{rank + 1}", f"top:{rank}") for rank in range(k)))
         case AttributionParams(target=list(classes)):
             return Grid(tuple(Variant(f"class-{c}", c) for c in classes))
+        case AttributionParams(target=Contrast(contrast=(a, b))):
+            return Grid((Variant("", f"contrast:{a}:{b}"),))
         case AttributionParams(target=str() | int() as target):
             return Grid((Variant("", target),))
         case _:

@@ -18,7 +18,7 @@ from workers.assembly import Assembly, Pulse
 from workers.errors import PixgradError
 from workers.last_words import output_files
 from workers.records import Attempt, Event
-from workers.setup import WorkerSetup
+from workers.setup import WorkerSetup, set_threads
 from workers.storage import StorageError, is_remote, local_path, read_bytes
 
 CONCURRENT_ATTEMPTS = 3
@@ -56,7 +56,7 @@ class WorkerActor:
 
     def start(self, weights: Any) -> Birth:
         """Build the engine from the weights' bytes (a uint8 array). Raises StartError."""
-        _set_threads(self._setup.threads)
+        set_threads(self._setup.threads)
         try:
             _check_output(self._setup.output)
             from workers.engine import build_engine  # torch is loaded here, in the worker alone
@@ -133,13 +133,6 @@ def _check_output(output: str) -> None:
             f"A worker's node does not see the run's folder {output}: put output in an object store, or on a disk that "
             f"all nodes share."
         )
-
-
-def _set_threads(threads: int) -> None:
-    import torch
-
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # Ray sets 1, whatever the actor's share of the machine
-    torch.set_num_threads(threads)
 
 
 def _cpu_lines(key: str) -> list[str]:

@@ -6,6 +6,8 @@ JOB = "job.yaml"
 RUN = "run.json"
 EVENTS = "events.jsonl"
 MANIFEST = "manifest.parquet"
+AUDIT = "audit.json"
+SUMMARY = "summary.json"
 
 HIDDEN_RUN = ".pixgrad"
 """The run of a folder of pictures: the folder that it lies in holds its outputs, and is no part of its source."""

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from workers.attribution import integrate
-from workers.attribution.baselines import make_baselines
+from workers.attribution.average import Explanation
 from workers.attribution.heatmap import heatmap
-from workers.attribution.path import Attribution
+from workers.attribution.objective import Target
+from workers.attribution.paths import explain
 from workers.attribution.predict import predict
 from workers.classes import class_index
 from workers.codec import decode, to_uint8
@@ -67,7 +67,7 @@ def to_images(images: Tensor) -> list[Image.Image]:
     return [Image.fromarray(to_uint8(image)) for image in images.detach().permute(0, 2, 3, 1).float().cpu().numpy()]
 
 
-def draw_map(attribution: Attribution, image: Tensor) -> Image.Image:
+def draw_map(attribution: Explanation, image: Tensor) -> Image.Image:
     """An attribution's map over its image (3 x H x W in [0, 1]): red is for the class, blue against, with the scale."""
     pixels = to_uint8(image.detach().permute(1, 2, 0).float().cpu().numpy())
     return Image.fromarray(heatmap(attribution.map.float().cpu().numpy(), pixels)[0])
@@ -132,14 +132,17 @@ def integrated_gradients(
     images: Tensor,
     targets: Sequence[int | str] | None = None,
     *,
+    given: Sequence[Tensor] = (),
+    seed: int = 0,
     batch: int = 8,
     on_step: Callable[[], None] = lambda: None,
     **params: Any,
-) -> list[Attribution]:
+) -> list[Explanation]:
     """Integrated gradients of `images` (B x 3 x H x W in [0, 1]); see `workers.attribution.integrate` for the method.
 
     `targets`: a class, by index or name, for each image; None for the most probable ones. `params` are the keys of a
-    job's `attribution` section but `target`, with the same defaults. `batch` is how many gradients are taken together;
+    job's `attribution` section but `target`, with the same defaults; of baselines that are images, `given` has those of
+    each (k x 3 x H x W). What is random follows from `seed`. `batch` is how many gradients are taken together;
     `on_step` is called after each such evaluation. Raises ValueError for an unknown key, ModelError for a class that
     the network doesn't have.
     """
@@ -148,8 +151,8 @@ def integrated_gradients(
         chosen = predict(network, images, batch=batch, on_step=on_step).argmax(1).tolist()
     else:
         chosen = [class_index(target, network.classes or 0, network.categories) for target in targets]
-    baselines = make_baselines(checked.baseline, images, network.mean)
-    return integrate.integrated_gradients(network, images, chosen, baselines, checked, batch=batch, on_step=on_step)
+    wanted, seeds = [Target(index) for index in chosen], _seeds(seed, images)
+    return explain(network, images, wanted, seeds, checked, given=given, batch=batch, on_step=on_step)
 
 
 def _defaults(network: Network, task: Task) -> list[Layer]:

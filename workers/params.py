@@ -147,6 +147,20 @@ class TopK(Params):
     top: int = Field(ge=1)
 
 
+class Contrast(Params):
+    """Why the first class and not the second: the objective of the one minus that of the other."""
+
+    contrast: tuple[ClassIndex | str, ClassIndex | str] = Field(
+        description="each is predicted | label | a class | runner_up (the most probable class besides the other)"
+    )
+
+    @model_validator(mode="after")
+    def _two_classes(self) -> Contrast:
+        if self.contrast[0] == self.contrast[1]:
+            raise ValueError("a class can't be held against itself")
+        return self
+
+
 class Trapezoid(Params):
     """n intervals, n + 1 nodes, half weights at the ends."""
 
@@ -187,20 +201,110 @@ class Tolerance(Params):
     map: float = Field(default=0.05, gt=0, description="estimated relative L1 error of the map")
 
 
-class AttributionParams(Params):
-    """Integrated gradients."""
+class GivenBaseline(Params):
+    """Images as baselines, each cut to the frame."""
 
-    target: Literal["predicted", "label"] | ClassIndex | str | ClassList | TopK = Field(
-        default="predicted", description="predicted | label | a class | [a class, …] | {top: k}"
+    image: str = Field(min_length=1, description="a file, a glob, a folder or a URI")
+
+
+class UniformBaseline(Params):
+    """So many baselines of uniform noise in [0, 1], drawn for each output."""
+
+    uniform: int = Field(ge=1)
+
+
+class GaussianBaseline(Params):
+    """So many copies of the image under Gaussian noise, drawn for each output and clipped to [0, 1]."""
+
+    gaussian: int = Field(ge=1)
+    sigma: float = Field(default=0.5, gt=0, description="of the noise, in units of the pixel range")
+
+
+NamedBaseline = Literal["black", "white", "mean", "blur", "uniform", "gaussian"]
+Baseline = NamedBaseline | GivenBaseline | UniformBaseline | GaussianBaseline
+
+
+class SmoothGrad(Params):
+    """The map is the mean over noisy copies of the image (Smilkov et al. 2017)."""
+
+    copies: int = Field(default=16, ge=2)
+    sigma: float = Field(default=0.1, gt=0, description="of the noise, in units of the pixel range")
+
+
+class GradCam(Params):
+    """Grad-CAM at a layer."""
+
+    grad_cam: str = Field(description="a layer that gives a map")
+
+
+class Occlusion(Params):
+    """Occlusion by a square of the baseline."""
+
+    occlusion: int = Field(ge=1, description="the square's side, in pixels")
+    stride: int | None = Field(default=None, ge=1, description="null: half the side")
+
+
+MethodName = Literal[
+    "integrated_gradients",
+    "saliency",
+    "input_x_gradient",
+    "guided_backprop",
+    "deconvolution",
+    "deep_lift",
+    "occlusion",
+    "grad_cam",
+]
+Method = MethodName | GradCam | Occlusion
+
+
+class AuditParams(Params):
+    """The axioms checked on the job's own network, on some of its images, when the run is complete."""
+
+    sample: int = Field(default=4, ge=1, description="images, drawn by the job's seed")
+    intervals: int = Field(default=8, ge=1, description="of the integrals whose fineness doesn't matter")
+    randomisation: bool = Field(default=True, description="also how maps change as the network loses its weights")
+    compile: bool = Field(default=False, description="also the network compiled by torch.compile, which takes minutes")
+
+
+class AttributionParams(Params):
+    """Integrated gradients, or another method."""
+
+    method: Method = Field(
+        default="integrated_gradients",
+        description="integrated_gradients | deep_lift, or with the extra captum saliency | input_x_gradient | "
+        "guided_backprop | deconvolution | grad_cam | {grad_cam: layer} | occlusion | {occlusion: side, stride: n}",
+    )
+    target: Literal["predicted", "label"] | ClassIndex | str | ClassList | TopK | Contrast = Field(
+        default="predicted", description="predicted | label | a class | [a class, …] | {top: k} | {contrast: [a, b]}"
     )
     objective: Literal["logit", "softmax"] = "logit"
-    baseline: Literal["black", "white", "mean", "blur"] = "black"
+    baseline: Baseline | Annotated[list[Baseline], Field(min_length=1)] = Field(
+        default="black",
+        description="black | white | mean | blur | {image: files} | {uniform: draws} | {gaussian: draws, sigma: s}, "
+        "or a list, over which the map is averaged",
+    )
     rule: Literal["adaptive"] | FixedRule = Field(
         default="adaptive",
         description="adaptive | {trapezoid: n} | {left: n} | {right: n} | {middle: n} | {gauss_legendre: n}",
     )
     tolerance: Tolerance = Tolerance.model_validate({})
-    max_evaluations: int = Field(default=1025, ge=3, description="gradient evaluations an output, adaptive rule only")
+    max_evaluations: int = Field(default=1025, ge=3, description="gradient evaluations a path, adaptive rule only")
+    smooth: SmoothGrad | None = Field(default=None, description="null: the image alone; {copies: n, sigma: s}")
+    measures: list[Literal["deletion", "insertion", "baseline"]] = Field(
+        default_factory=list, description="of each map: two areas under a curve; how far other baselines move it"
+    )
+    overlay: Literal["signed", "absolute"] = Field(
+        default="signed", description="of the picture beside the map: what speaks for and against, or what counts"
+    )
+    audit: AuditParams | None = Field(
+        default=None,
+        description="null: none; {}: with its defaults, {sample: 4, intervals: 8, randomisation: true, compile: false}",
+    )
+
+    @property
+    def baselines(self) -> list[Baseline]:
+        """All baselines; a map is averaged over them."""
+        return self.baseline if isinstance(self.baseline, list) else [self.baseline]
 
 
 Section = DeepDreamParams | StyleParams | AttributionParams

@@ -38,7 +38,8 @@ class ImageRef:
 class Variant:
     """One of several outputs asked for per image: a style, or a target class. The name is "" where there is one only.
 
-    `value` says which: the index of a style, or a class given by the job (index, name), or a rank ("top:2").
+    `value` says which: the index of a style, or a class given by the job (index, name), a rank ("top:2"),
+    or two of these ("contrast:predicted:207").
     """
 
     name: str
@@ -151,20 +152,34 @@ _OF_TASK: dict[str, list[pa.Field]] = {
         pa.field("iterations", pa.int32()),
     ],
     "attribution": [
+        pa.field("method", pa.string()),
+        pa.field("baseline", pa.string()),
+        pa.field("paths", pa.int32()),
         pa.field("target", pa.int32()),
         pa.field("target_name", pa.string()),
         pa.field("target_source", pa.string()),
+        pa.field("against", pa.int32()),
+        pa.field("against_name", pa.string()),
         pa.field("predicted", pa.int32()),
+        pa.field("predicted_name", pa.string()),
+        pa.field("predicted_probability", pa.float64()),
         pa.field("probability", pa.float64()),
+        pa.field("label_class", pa.int32()),
+        pa.field("correct", pa.bool_()),
         pa.field("objective_value", pa.float64()),
         pa.field("baseline_value", pa.float64()),
         pa.field("attribution_sum", pa.float64()),
         pa.field("attribution_l1", pa.float64()),
         pa.field("completeness_delta", pa.float64()),
         pa.field("map_error", pa.float64()),
+        pa.field("paths_error", pa.float64()),
         pa.field("evaluations", pa.int32()),
         pa.field("converged", pa.bool_()),
         pa.field("stop_reason", pa.string()),
+        pa.field("deletion_auc", pa.float64()),
+        pa.field("insertion_auc", pa.float64()),
+        pa.field("baseline_distance", pa.float64()),
+        pa.field("flags", pa.list_(pa.string())),
         pa.field("heatmap_scale", pa.float64()),
     ],
 }

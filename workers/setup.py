@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,14 @@ import pyarrow as pa
 from workers.batching import Frame
 from workers.params import ImageParams, ModelParams, Section
 from workers.records import Task
+
+
+def set_threads(threads: int) -> None:
+    """Give this process its threads. Imports torch."""
+    import torch
+
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # Ray sets 1, whatever the share of the machine
+    torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,8 @@ class WorkerSetup:
 
     Layers, classes and pictures in `params` are resolved: nothing is null any more. `min_side` is the smallest side in
     pixels that the network takes at the layers used. `precision` is fp32 or bf16, `device` cpu or cuda. `styles` are
-    the job's style images in order, `guides` one for each stage of a dream or None.
+    the job's style images in order, `guides` one for each stage of a dream or None, `baselines`
+    the images that each given baseline of an attribution names.
     """
 
     task: Task
@@ -66,3 +76,4 @@ class WorkerSetup:
     batch: BatchPlan
     styles: Sequence[Picture] = ()
     guides: Sequence[Picture | None] = ()
+    baselines: Sequence[Sequence[Picture]] = ()

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from pipeline.seal import DamagedError
 from pipeline.status import open_run
 from workers.errors import first_line
-from workers.layout import JOB, RUN
+from workers.layout import AUDIT, JOB, RUN
 from workers.params import ImageParams
 from workers.records import Task
 from workers.storage import MissingError, Store
-
-AUDIT = "audit.json"
 
 
 class ModelRecord(BaseModel):
@@ -95,19 +92,31 @@ class RunRecord(BaseModel):
 
 
 class Finding(BaseModel):
-    """An axiom that an audit checked; a `control` is a method known to break it."""
+    """A check of an axiom; a `control` breaks it on purpose, and has to fail."""
 
     axiom: str
-    what: str = ""
-    tolerance: float | str | None = None
-    figure: float | str | None = None
-    verdict: bool | str
-    control: bool = False
+    what: str
+    tolerance: float
+    figure: float | None
+    verdict: Literal["pass", "fail", "not applicable"]
+    control: bool
+    as_expected: bool
+    note: str
 
     @property
     def words(self) -> str:
         """The verdict."""
-        return self.verdict if isinstance(self.verdict, str) else ("holds" if self.verdict else "broken")
+        if self.verdict == "not applicable":
+            return self.verdict
+        if self.control:
+            return "broken, as it must be" if self.as_expected else "not broken, as it should be"
+        return "holds" if self.as_expected else "broken"
+
+
+class AuditRecord(BaseModel):
+    """The part of `audit.json` that a report shows."""
+
+    findings: list[Finding]
 
 
 def read_record(store: Store) -> RunRecord:
@@ -124,10 +133,10 @@ def read_record(store: Store) -> RunRecord:
 def read_audit(store: Store) -> list[Finding]:
     """The findings of an audit of the run, if there was one. Raises StorageError, DamagedError."""
     try:
-        return TypeAdapter(list[Finding]).validate_python(json.loads(store.read(AUDIT)))
+        return AuditRecord.model_validate_json(store.read(AUDIT)).findings
     except MissingError:
         return []
-    except (ValidationError, ValueError, RecursionError) as error:
+    except ValidationError as error:
         raise DamagedError(f"{store.url}/{AUDIT} is damaged ({_reason(error)}); audit again.") from None
 
 

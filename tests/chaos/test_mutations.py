@@ -148,7 +148,7 @@ MUTANTS = [
     # 4. An output depends on nothing but itself.
     Mutant(
         "short batches aren't filled",
-        "workers/engine.py",
+        "workers/engines/base.py",
         "return [*items, *[items[-1]] * (size - len(items))]",
         "return items",
         (f"{ENGINE}test_the_network_sees_batches_of_one_size",),
@@ -233,7 +233,7 @@ MUTANTS = [
     ),
     Mutant(
         "a batch isn't made smaller when memory runs out",
-        "workers/engine.py",
+        "workers/engines/base.py",
         "            if size == 1:",
         "            if size:",
         (f"{ENGINE}test_memory_that_runs_out_halves_the_batch_and_the_row_says_so",),

@@ -251,7 +251,9 @@ WRONG_VALUES = {
     "target of no form": (
         ATTRIBUTION.replace("{top: 3}", "{tpo: 3}"),
         "job.yaml:6: attribution.target: expected predicted, label, a whole number of at least 0, text, a non-empty "
-        f'list of (a whole number of at least 0 or text) or {{top: {N}}}, not {{"tpo": 3}}; did you mean "top"?',
+        "list of (a whole number of at least 0 or text), "
+        f"{{top: {N}}} or {{contrast: [a whole number of at least 0 or text, a whole number of at least 0 or text]}}, "
+        'not {"tpo": 3}; did you mean "top"?',
     ),
     "target's list": (
         ATTRIBUTION.replace("{top: 3}", "[cat, -1]"),

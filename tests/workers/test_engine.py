@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 from workers.assembly import Item, Result
 from workers.codec import Decoded, encode_png
-from workers.engine import AttributionEngine, DreamEngine, Engine, StyleEngine
+from workers.engines.attribution import AttributionEngine
+from workers.engines.base import Engine
+from workers.engines.dream import DreamEngine
+from workers.engines.style import StyleEngine
 from workers.errors import DeviceError, ImageError
 from workers.features import Network
 from workers.params import AttributionParams, DeepDreamParams, ImageParams, ModelParams, Section, StyleParams
@@ -184,3 +187,18 @@ def test_a_style_that_is_none_of_the_jobs_fails_alone(make: Make) -> None:
     results = made.run([item(1, "nobody"), item(0, 0)], lambda: None)
     assert isinstance(results[0], ImageError) and results[0].code == "unknown_style"
     assert [files for files, _ in encoded(results[1:])] == alone
+
+
+def test_logits_that_are_not_finite_fail_their_image_alone(make: Make) -> None:
+    made, network = make("attribution")
+    alone = run(made, items("attribution", [1]))
+    first = torch.from_numpy(item(0).decoded.pixels).permute(2, 0, 1).float().div(255)
+
+    def poison(_network: nn.Module, inputs: tuple[Tensor, ...], logits: Tensor) -> Tensor:
+        same = ((inputs[0] * 0.2 + 0.5) - first).abs().amax((1, 2, 3)) < 1e-5
+        return torch.where(same[:, None], torch.nan, logits)
+
+    network.register_forward_hook(poison)
+    failed, fine = made.run(items("attribution", [0, 1]), lambda: None)
+    assert isinstance(failed, ImageError) and failed.code == "not_finite"
+    assert [files for files, _ in encoded([fine])] == alone

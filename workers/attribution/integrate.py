@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from workers.attribution.objective import Target, as_target, objective
 from workers.attribution.path import Attribution, LevelSum, Plan, plan
 from workers.attribution.precision import full_precision
 from workers.attribution.rules import Quadrature
@@ -21,18 +22,18 @@ from workers.params import AttributionParams
 def integrated_gradients(
     network: Network,
     images: Tensor,
-    targets: Tensor | Sequence[int],
+    targets: Tensor | Sequence[int | Target],
     baselines: Tensor,
     params: AttributionParams,
     *,
     batch: int,
     on_step: Callable[[], None] = lambda: None,
 ) -> list[Attribution]:
-    """Integrated gradients of F, the target class's logit or softmax, along the straight path from baseline to image.
+    """Integrated gradients of F, the targets' `objective`, along the straight path from baseline to image.
 
     The map is (x - x') times the integral over a in [0, 1] of dF/dx at x' + a (x - x') (Sundararajan, Taly and Yan
     2017, equation 1), summed over colour. `images` (x) and `baselines` (x') are N x 3 x H x W, RGB in [0, 1], in the
-    network's dtype (float32, or float64 for reference); `targets` are N class indices. Maps come out in that dtype,
+    network's dtype (float32, or float64 for reference); `targets` are N classes. Maps come out in that dtype,
     summed in fp64; networks run in full fp32. Rule, objective, tolerances and the limit of evaluations are `params`.
 
     The adaptive rule doubles the intervals of a trapezoid in the square root of a until the map's error, estimated as
@@ -50,7 +51,7 @@ def integrated_gradients(
     if network.dtype not in (torch.float32, torch.float64):
         raise ModelError(f"attribution needs a network in float32, not {network.dtype}: run it with full precision")
     paths = [
-        _Path(index, int(target), image, plan(params, images.dtype))
+        _Path(index, as_target(target), image, plan(params, images.dtype))
         for index, (image, target) in enumerate(zip(images, targets, strict=True))
     ]
     queue = deque(pair for path in paths for pair in path.pairs())
@@ -78,7 +79,7 @@ class _Path:
 
     attribution: Attribution
 
-    def __init__(self, index: int, target: int, image: Tensor, plan: Plan):
+    def __init__(self, index: int, target: Target, image: Tensor, plan: Plan):
         self.index = index
         self.target = target
         self._plan = plan
@@ -114,7 +115,7 @@ class _Path:
 
 
 def _evaluate(
-    network: Network, images: Tensor, baselines: Tensor, pairs: Sequence[_Pair], objective: str
+    network: Network, images: Tensor, baselines: Tensor, pairs: Sequence[_Pair], kind: Literal["logit", "softmax"]
 ) -> tuple[Tensor, Tensor]:
     """F (B) and its gradient times (x - x'), summed over colour (B x H x W), both fp64, at B nodes."""
     rows = torch.tensor([pair.path.index for pair in pairs], device=images.device)
@@ -122,15 +123,7 @@ def _evaluate(
     ends, starts = images[rows], baselines[rows]
     points = torch.lerp(starts, ends, nodes.view(-1, 1, 1, 1)).requires_grad_()  # exact at both ends
     with torch.enable_grad():
-        values = _objective(network(points, [LOGITS])[LOGITS], [pair.path.target for pair in pairs], objective)
+        values = objective(network(points, [LOGITS])[LOGITS], [pair.path.target for pair in pairs], kind)
         (gradients,) = torch.autograd.grad(values.sum(), points)
     contributions = (gradients.double() * (ends.double() - starts.double())).sum(1)
     return values.detach().double(), contributions
-
-
-def _objective(logits: Tensor, targets: Sequence[int], objective: str) -> Tensor:
-    classes = logits.shape[1]
-    if max(targets) >= classes:
-        raise ModelError(f"there is no class {max(targets)}: the network's {classes} classes are numbered from 0")
-    scores = logits.double().softmax(1) if objective == "softmax" else logits
-    return scores.gather(1, torch.tensor(targets, device=logits.device).view(-1, 1)).squeeze(1)

@@ -22,6 +22,7 @@ from pipeline.plan import Plan
 from pipeline.provenance import fingerprint, write_run
 from pipeline.source import open_source
 from pipeline.variants import Grid
+from workers.attribution.axioms.finding import Finding
 from workers.attribution.heatmap import heatmap
 from workers.codec import decode, encode_png
 from workers.errors import ImageError
@@ -231,9 +232,10 @@ def style_run(make_report_run: Callable[..., Made], photographs: dict[str, Path]
 def attribution_run(make_report_run: Callable[..., Made]) -> Made:
     """An attribution with labels, whose audit found something."""
     made = make_report_run("attribution", {"target": "predicted"}, labels="folder")
-    finding = {"axiom": "Completeness", "what": "sum <= change", "tolerance": 0.05, "figure": 0.01, "verdict": True}
-    control = {"axiom": "Sensitivity", "what": "gradient x input", "verdict": "broken, as it must be", "control": True}
-    made.store.replace("audit.json", json.dumps([finding, control]).encode())
+    holds = Finding("Completeness", "sum <= change", figure=0.01, tolerance=0.05)
+    control = Finding("Sensitivity", "plain gradients", figure=1.0, tolerance=1e-9, control=True, note="of a flat part")
+    audit = {"findings": [finding.as_dict() for finding in (holds, control)]}
+    made.store.replace("audit.json", json.dumps(audit).encode())
     return made
 
 

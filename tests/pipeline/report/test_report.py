@@ -106,7 +106,15 @@ def test_failures_have_reason_sentence_and_a_picture_where_there_is_one(attribut
 
 def test_what_an_audit_found_is_shown(attribution: tuple[Page, Path]) -> None:
     page, _ = attribution
-    for words in ("Completeness", "sum <= change", "holds", "Sensitivity", "broken, as it must be", "control"):
+    for words in (
+        "Completeness",
+        "sum <= change",
+        "holds",
+        "Sensitivity",
+        "broken, as it must be",
+        "control",
+        "of a flat part",
+    ):
         assert words in page.text
 
 

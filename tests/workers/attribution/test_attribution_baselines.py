@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from workers.attribution.baselines import BLUR_SIGMA, make_baselines
+from workers.attribution.baselines import BLUR_SIGMA, image_baselines, make_baselines
+from workers.params import AttributionParams
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
 KINDS = ("black", "white", "mean", "blur")
@@ -57,3 +58,29 @@ def test_a_baseline_does_not_depend_on_its_companions(photographs):
     together = make_baselines("blur", images, MEAN)
     assert torch.equal(together[1:2], make_baselines("blur", images[1:2], MEAN))
     assert torch.equal(together.flip(0), make_baselines("blur", images.flip(0), MEAN))
+
+
+# Several baselines, drawn and given
+
+
+def draw(wanted, image, seed=3, given=()):
+    params = AttributionParams.model_validate({"baseline": wanted})
+    return image_baselines(params.baselines, image, mean=torch.full((3,), 0.4), given=given, seed=seed)
+
+
+def test_a_list_of_baselines_comes_in_its_order(photographs):
+    image = photographs(32)[0]
+    given = [photographs(32)[1:]]
+    found = draw(["black", {"image": "refs/*.jpg"}, {"uniform": 2}, "mean"], image, given=given)
+    assert found.shape == (6, 3, 32, 32)
+    assert (found[0] == 0).all() and torch.equal(found[1:3], given[0]) and (found[5] == 0.4).all()
+    assert found[3:5].min() >= 0 and found[3:5].max() <= 1 and not torch.equal(found[3], found[4])
+
+
+def test_noise_follows_the_seed_and_nothing_else(photographs):
+    images = photographs(32)
+    for wanted in ("uniform", {"gaussian": 2, "sigma": 0.2}):
+        assert torch.equal(draw(wanted, images[0]), draw(wanted, images[0]))
+        assert not torch.equal(draw(wanted, images[0]), draw(wanted, images[0], seed=4))
+    around = draw({"gaussian": 8, "sigma": 0.1}, images[0]) - images[0]
+    assert 0.05 < float(around.std()) < 0.1, "clipping takes some of the noise away"

@@ -1,0 +1,1 @@
+"""Batches of decoded images through the network: what all engines share, and one engine for each task."""
