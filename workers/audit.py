@@ -34,14 +34,14 @@ def _audit(setup: WorkerSetup, weights: Any, outputs: Sequence[Output], asked: A
     from workers.engine import build_engine
     from workers.engines.attribution import AttributionEngine
 
-    engine = build_engine(setup, weights)
-    assert isinstance(engine, AttributionEngine)
     fetcher = Fetcher(setup.source_root, setup.images.max_bytes)
-    exact = as_double(engine.network)
     items = [
         Item(output, decode(fetcher.fetch(output.image), setup.images), output_seed(setup.seed, output.key))
         for output in outputs
     ]
+    engine = build_engine(setup, weights)
+    assert isinstance(engine, AttributionEngine)
+    exact = as_double(engine.network)
     subjects = [engine.subject(item, exact, asked.intervals) for item in items]
     return {
         "findings": [finding.as_dict() for finding in audit(subjects, compile=asked.compile)],

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from workers.audit import audit_outputs
-from workers.description import prepare_model
+from workers.description import PreparedModel, prepare_model
 from workers.params import AttributionParams, AuditParams, ImageParams, ModelParams
 from workers.records import ImageRef, Output, Variant
 from workers.setup import BatchPlan, WorkerSetup
@@ -16,11 +16,15 @@ from workers.setup import BatchPlan, WorkerSetup
 ASKED = AuditParams(sample=1, intervals=1, randomisation=True)
 
 
-def made(folder: Path, image: str, **params: Any) -> dict[str, Any]:
-    model = prepare_model(ModelParams(name="efficientnet_lite0"))
+@pytest.fixture(scope="module")
+def model() -> PreparedModel:
+    return prepare_model(ModelParams(name="efficientnet_lite0"))
+
+
+def made(model: PreparedModel, folder: Path, image: str) -> dict[str, Any]:
     setup = WorkerSetup(
         task="attribution",
-        params=AttributionParams.model_validate({"rule": {"middle": 2}, "max_evaluations": 33, **params}),
+        params=AttributionParams.model_validate({"rule": {"middle": 2}, "max_evaluations": 17}),
         model=model.params,
         min_side=1,
         categories=model.description.categories,
@@ -39,8 +43,8 @@ def made(folder: Path, image: str, **params: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def audit(photographs: dict[str, Path]) -> dict[str, Any]:
-    return made(photographs["chelsea"].parent, "chelsea.png")
+def audit(model: PreparedModel, photographs: dict[str, Path]) -> dict[str, Any]:
+    return made(model, photographs["chelsea"].parent, "chelsea.png")
 
 
 def test_on_a_real_network_exact_axioms_hold_and_controls_fail(audit: dict[str, Any]) -> None:
@@ -57,5 +61,5 @@ def test_the_maps_go_as_the_weights_do(audit: dict[str, Any]) -> None:
     assert all(abs(stage["spearman"]) < 0.5 for stage in stages)
 
 
-def test_an_image_that_is_gone_is_an_answer(tmp_path: Path) -> None:
-    assert "gone.png" in made(tmp_path, "gone.png")["error"]
+def test_an_image_that_is_gone_is_an_answer(model: PreparedModel, tmp_path: Path) -> None:
+    assert "gone.png" in made(model, tmp_path, "gone.png")["error"]

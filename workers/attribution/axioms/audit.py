@@ -1,4 +1,4 @@
-"""All axioms on a sample of images, and how the maps change when the network's weights are lost."""
+"""All axioms on a sample of images."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from workers.attribution.axioms import completeness, invariance, sensitivity, symmetry
 from workers.attribution.axioms.finding import Finding, over_images
 from workers.attribution.axioms.subject import Subject
-
-AXIOMS = "completeness, sensitivity, implementation invariance, numerical floor, symmetry, linearity"
 
 
 def audit(
