@@ -291,7 +291,7 @@ class AttributionParams(Params):
     max_evaluations: int = Field(default=1025, ge=3, description="gradient evaluations a path, adaptive rule only")
     smooth: SmoothGrad | None = Field(default=None, description="null: the image alone; {copies: n, sigma: s}")
     measures: list[Literal["deletion", "insertion", "baseline"]] = Field(
-        default_factory=list, description="of each map: two areas under a curve; how far other baselines move it"
+        default=[], description="of each map: two areas under a curve; how far other baselines move it"
     )
     overlay: Literal["signed", "absolute"] = Field(
         default="signed", description="of the picture beside the map: what speaks for and against, or what counts"
