@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -22,19 +23,22 @@ from workers.attribution.predict import predict
 from workers.batching import Frame
 from workers.classes import class_index
 from workers.codec import Pixels, decode, encode_npy, encode_png, to_uint8
-from workers.deepdream import StagePlan, deepdream
-from workers.dream_objective import guide_features
+from workers.colors import match_colors
+from workers.deepdream import deepdream
+from workers.dream_objective import StagePlan, guide_features
 from workers.errors import DeviceError, ImageError, ModelError, first_line
 from workers.features import LOGITS, Network
 from workers.geometry import picture_params
 from workers.models import build_network
-from workers.octaves import smallest_octave
-from workers.params import AttributionParams, DeepDreamParams, StyleParams
+from workers.octaves import smallest_octave, style_sizes
+from workers.params import AttributionParams, DeepDreamParams, DreamLayer, Stage, StyleParams
 from workers.setup import Picture, WorkerSetup
 from workers.storage import read_bytes
-from workers.style import StyleTarget, style_target, stylise
+from workers.style import style_targets, stylise
+from workers.style_losses import StyleTarget, blended
 
-STYLES_CACHED = 256
+STYLE_CACHE_BYTES = 2**29
+"""Of targets that a worker keeps, those used last: 200 styles of VGG19 at one scale."""
 
 Step = Callable[[], None]
 
@@ -125,19 +129,20 @@ class Engine(ABC):
         return ImageError(
             "too_small",
             f"The network needs {least} x {least} pixels at these layers, and this image of {frame[1]} x {frame[0]} "
-            f"gives it {smallest[1]} x {smallest[0]}: choose earlier layers, fewer octaves or a larger short_side",
+            f"gives it {smallest[1]} x {smallest[0]}: choose earlier layers, fewer octaves or scales, "
+            "larger tiles or a larger short_side",
         )
 
     def _pixels(self, items: Sequence[Item]) -> Tensor:
         stacked = torch.from_numpy(np.stack([item.decoded.pixels for item in items])).to(self._setup.device)
         return stacked.permute(0, 3, 1, 2).float().div(255)  # a view of H x W x 3: channels_last as it is
 
-    def _picture(self, picture: Picture) -> Tensor:
-        """An image that the job names: 1 x 3 x H x W, at the short side of the job's images."""
+    def _picture(self, picture: Picture, scale: float = 1.0) -> Tensor:
+        """An image that the job names: 1 x 3 x H x W, at the short side of the job's images times `scale`."""
         data = read_bytes(picture.uri)
         if hashlib.sha256(data).hexdigest() != picture.sha256:
             raise ModelError(f"{picture.uri} changed since the run began; put the former file back.")
-        pixels = decode(data, picture_params(self._setup.images)).pixels
+        pixels = decode(data, picture_params(self._setup.images, scale)).pixels
         return torch.from_numpy(pixels).to(self._setup.device).permute(2, 0, 1)[None].float().div(255)
 
 
@@ -174,14 +179,23 @@ class DreamEngine(Engine):
         assert isinstance(setup.params, DeepDreamParams)
         self._params = setup.params
         network.prune(_dream_layers(setup.params))
-        guides = setup.guides or [None] * len(setup.params.stages)
-        self._stages = [self._plan(stage, guide) for stage, guide in zip(setup.params.stages, guides, strict=True)]
+        if setup.params.pooling == "average":
+            network.pool_by_average()
+        self._guides = {guide.uri: guide for guide in setup.guides}
+        self._stages = [self._plan(stage) for stage in setup.params.stages]
 
-    def _plan(self, stage: Any, guide: Picture | None) -> StagePlan:
-        if isinstance(stage.class_, int):
-            return StagePlan(stage, class_index=stage.class_)
-        features = guide_features(self._network, self._picture(guide)[0], stage.layers) if guide else None
-        return StagePlan(stage, stage.layers, guide=features)
+    def _plan(self, stage: Stage) -> StagePlan:
+        if sheet := self._params.channel_sheet:
+            return StagePlan(stage, [DreamLayer(name=sheet.layer)])
+        layers = stage.layers or []
+        guides = {
+            uri: guide_features(
+                self._network, self._picture(self._guides[uri])[0], [layer for layer in layers if layer.guide == uri]
+            )
+            for uri in dict.fromkeys(layer.guide for layer in layers if layer.guide)
+        }
+        index = stage.class_ if isinstance(stage.class_, int) else None
+        return StagePlan(stage, layers, class_index=index, guides=guides)
 
     def _smallest_input(self, frame: Frame) -> Frame:
         return smallest_octave(*frame, self._params.stages)
@@ -190,7 +204,16 @@ class DreamEngine(Engine):
         items = _filled(items, size)
         pixels = self._pixels(items)
         seeds = [item.seed for item in items]
-        dream = deepdream(self._network, pixels, self._stages, seeds, init=self._params.init, on_step=on_step)
+        params = self._params
+        dream = deepdream(
+            self._network,
+            pixels,
+            self._stages_of(items),
+            seeds,
+            init=params.init,
+            colors=params.colors,
+            on_step=on_step,
+        )
         first, last = dream.objective_first.tolist(), dream.objective_last.tolist()
         return [
             picture
@@ -203,8 +226,17 @@ class DreamEngine(Engine):
             for i, picture in enumerate(_to_pictures(dream.images))
         ]
 
+    def _stages_of(self, items: Sequence[Item]) -> Sequence[StagePlan]:
+        """The stages for these items; on a sheet of channels each has its own."""
+        if not self._params.channel_sheet:
+            return self._stages
+        channels = torch.tensor([item.output.variant.value for item in items], device=self._setup.device)
+        return [replace(plan, channels=channels) for plan in self._stages]
+
 
 def _dream_layers(params: DeepDreamParams) -> list[str]:
+    if params.channel_sheet:
+        return [params.channel_sheet.layer]
     named = [layer.name for stage in params.stages for layer in stage.layers or ()]
     return [*named, LOGITS] if any(stage.class_ is not None for stage in params.stages) else named
 
@@ -217,12 +249,38 @@ class StyleEngine(Engine):
         assert isinstance(setup.params, StyleParams)
         assert setup.params.content_layers and setup.params.style_layers
         self._params = setup.params
-        self._style_layers = setup.params.style_layers
         network.prune([layer.name for layer in [*setup.params.content_layers, *setup.params.style_layers]])
-        self._target = lru_cache(STYLES_CACHED)(self._style_target)
+        if setup.params.pooling == "average":
+            network.pool_by_average()
+        kept = max(1, STYLE_CACHE_BYTES // self._target_bytes())
+        self._targets = lru_cache(kept)(self._style_targets)
+        self._style_pixels = lru_cache(1)(self._read_style)
 
-    def _style_target(self, style: int) -> StyleTarget:
-        return style_target(self._network, self._picture(self._setup.styles[style]), self._style_layers)
+    def _target_bytes(self) -> int:
+        """Of a style's targets, all channels of a layer counted."""
+        named = {layer.name for layer in self._params.style_layers or []}
+        channels = [layer.channels or 1 for layer in self._network.layers() if {layer.name, layer.path} & named]
+        return 4 * self._params.scales * sum(n * n + n for n in channels)
+
+    def _smallest_input(self, frame: Frame) -> Frame:
+        return style_sizes(*frame, self._params.scales)[0]
+
+    def _read_style(self, style: int) -> Tensor:
+        return self._picture(self._setup.styles[style], self._params.style_scale)
+
+    def _style_targets(self, style: int) -> Sequence[StyleTarget]:
+        return style_targets(self._network, self._read_style(style), self._params)
+
+    def _targets_of(self, style: int, content: Tensor) -> Sequence[StyleTarget]:
+        """The targets, one a scale, for a content image (3 x H x W), the styles being blended if the job says so."""
+        blend = self._params.blend
+        styles = range(len(blend)) if blend else [style]
+        if self._params.colors == "histogram":
+            recoloured = [match_colors(self._style_pixels(i), content[None]) for i in styles]
+            targets = [style_targets(self._network, pixels, self._params) for pixels in recoloured]
+        else:
+            targets = [self._targets(i) for i in styles]
+        return [blended(scale, blend) for scale in zip(*targets, strict=True)] if blend else targets[0]
 
     def run(self, items: Sequence[Item], on_step: Step) -> Sequence[Result | ImageError]:
         """As Engine.run; an item whose style is none of the job's fails."""
@@ -234,29 +292,39 @@ class StyleEngine(Engine):
         items = _filled(items, size)
         pixels = self._pixels(items)
         styles = [int(item.output.variant.value) for item in items]  # pyright: ignore[reportArgumentType]
-        targets = [self._target(style) for style in styles]
+        targets = [self._targets_of(style, content) for style, content in zip(styles, pixels, strict=True)]
         seeds = [item.seed for item in items]
         styled = stylise(self._network, pixels, targets, self._params, seeds, on_step=on_step)
         losses = [getattr(styled, name).tolist() for name in ("content_loss", "style_loss", "total_loss")]
         results: list[Result | ImageError] = []
         for i, picture in enumerate(_to_pictures(styled.images)):
-            style = self._setup.styles[styles[i]]
             columns = {
-                "style_uri": style.uri,
-                "style_sha256": style.sha256,
+                **self._style_columns(styles[i]),
                 "content_loss": losses[0][i],
                 "style_loss": losses[1][i],
                 "total_loss": losses[2][i],
                 "iterations": styled.iterations[i],
             }
-            failed = isinstance(picture, ImageError)
-            results.append(picture if failed else PictureResult(picture, columns, shape_of(pixels)))
+            if isinstance(picture, ImageError):
+                results.append(picture)
+            else:
+                finite = isfinite(losses[2][i])
+                results.append(PictureResult(picture, columns, shape_of(pixels)) if finite else _overflowed())
         return results
+
+    def _style_columns(self, style: int) -> dict[str, str]:
+        """Which style it was; of a blend all, in the order of the weights."""
+        used = self._setup.styles if self._params.blend else [self._setup.styles[style]]
+        return {"style_uri": " + ".join(s.uri for s in used), "style_sha256": " + ".join(s.sha256 for s in used)}
 
 
 def _unknown_style(item: Item) -> ImageError:
     wanted = item.output.variant.value
     return ImageError("unknown_style", f"The style column says {wanted!r}, which is none of the job's styles")
+
+
+def _overflowed() -> ImageError:
+    return ImageError("not_finite", "The loss is NaN or infinite for this image: choose smaller weights, or fp32")
 
 
 class AttributionEngine(Engine):

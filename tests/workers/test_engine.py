@@ -87,7 +87,6 @@ def engine(task: str, style: Picture) -> tuple[Engine, Small]:
         threads=2,
         batch=BatchPlan(images=BATCH, pixels=0, most=BATCH),
         styles=(style,),
-        guides=(None,),
     )
     made = ENGINES[task](setup, Network(network, [0.5] * 3, [0.2] * 3, input_side=SIDE))
     network.seen.clear()

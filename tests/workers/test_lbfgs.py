@@ -178,7 +178,7 @@ def test_a_row_on_a_plateau_is_done_whatever_its_companions_do(minimise):
         loss, gradient = quadratic(x)
         return loss + 1, gradient
 
-    start = torch.stack([centre[0] + 1e-9, torch.full_like(centre[1], 0.5), torch.full_like(centre[2], 5.0)])
+    start = torch.stack([centre[0] + 1e-9, torch.full_like(centre[1], 0.5), torch.full_like(centre[2], 2.0)])
     together = minimise(objective, start, iterations=400, plateau=0.02)
     assert together.iterations[0] < together.iterations[2] < 400
     for row in range(3):

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from workers.errors import ModelError
 from workers.features import Network
 from workers.params import Layer, StyleParams
-from workers.style import StyleLosses, StyleResult, StyleTarget, gram, style_target, stylise, total_variation
+from workers.style import StyleResult, stylise
+from workers.style_losses import StyleLosses, StyleTarget, gram, style_target, total_variation
 
 CONTENT, STYLE = ["4"], ["0", "1", "4"]
 SEEDS = [11, 12, 13]
@@ -52,6 +53,11 @@ def targets(network: Network) -> list[StyleTarget]:
     return [style_target(network, picture, params().style_layers or []) for picture in pictures]
 
 
+def paint(network: Network, contents: Tensor, targets, p: StyleParams, seeds) -> StyleResult:
+    """At one scale."""
+    return stylise(network, contents, [[target] for target in targets], p, seeds)
+
+
 def params(**values: object) -> StyleParams:
     defaults = {
         "styles": ["any"],
@@ -89,7 +95,7 @@ def test_gram_accumulates_bfloat16_in_fp32():
 
 def test_losses_agree_with_the_closed_form(network: Network, contents: Tensor, targets: list[StyleTarget]):
     p = params(init="noise", content_weight=2.0, style_weight=30.0)
-    result = stylise(network, contents, targets, p, SEEDS)
+    result = paint(network, contents, targets, p, SEEDS)
     for b in range(3):
         content, style, _ = closed_form(network, result.images[b : b + 1], contents[b : b + 1], targets[b], p)
         assert result.content_loss[b].item() == pytest.approx(content, rel=1e-10)
@@ -169,9 +175,9 @@ def test_an_image_does_not_depend_on_its_companions(
     network: Network, contents: Tensor, targets, values: dict[str, object]
 ):
     p = params(**values)
-    together = stylise(network, contents, targets, p, SEEDS)
+    together = paint(network, contents, targets, p, SEEDS)
     for b in range(3):
-        alone = stylise(network, contents[b : b + 1], [targets[b]], p, [SEEDS[b]])
+        alone = paint(network, contents[b : b + 1], [targets[b]], p, [SEEDS[b]])
         torch.testing.assert_close(alone.images[0], together.images[b], atol=1e-9, rtol=0)
         torch.testing.assert_close(alone.total_loss[0], together.total_loss[b], rtol=1e-9, atol=0)
 
@@ -182,8 +188,8 @@ def test_a_permuted_batch_gives_the_same_bits(contents: Tensor):
     targets = [style_target(network, photograph(name, (32, 32), torch.float32), layers) for name in
                ("coffee.png", "grass.png", "brick.png")]  # fmt: skip
     order = [2, 0, 1]
-    together = stylise(network, contents, targets, params(init="noise"), SEEDS)
-    permuted = stylise(
+    together = paint(network, contents, targets, params(init="noise"), SEEDS)
+    permuted = paint(
         network, contents[order], [targets[i] for i in order], params(init="noise"), [SEEDS[i] for i in order]
     )
     assert torch.equal(permuted.images, together.images[order])
@@ -195,8 +201,8 @@ def test_a_permuted_batch_gives_the_same_bits(contents: Tensor):
 
 @pytest.mark.parametrize("init", ["content", "noise", "grey"])
 def test_style_is_reached_from_every_start(network: Network, contents: Tensor, targets, init: str):
-    before = stylise(network, contents, targets, params(init=init, iterations=1), SEEDS)
-    after = stylise(network, contents, targets, params(init=init, iterations=40), SEEDS)
+    before = paint(network, contents, targets, params(init=init, iterations=1), SEEDS)
+    after = paint(network, contents, targets, params(init=init, iterations=40), SEEDS)
     assert (after.style_loss * 3 < before.style_loss).all()
     check_result(after, contents, 40)
 
@@ -206,7 +212,7 @@ def test_style_loss_falls_by_ten_in_forty_iterations():
     p = params(iterations=40)
     target = style_target(network, photograph("coffee.png", (60, 70), torch.float32), p.style_layers or [])
     _, before, _ = StyleLosses.of(network, content, [target], p)(content)
-    assert stylise(network, content, [target], p, [0]).style_loss < before / 10
+    assert paint(network, content, [target], p, [0]).style_loss < before / 10
 
 
 def check_result(result: StyleResult, contents: Tensor, iterations: int) -> None:
@@ -223,7 +229,7 @@ def check_result(result: StyleResult, contents: Tensor, iterations: int) -> None
 def test_each_image_goes_to_its_own_style(network: Network, contents: Tensor, targets):
     p = params(iterations=40, content_weight=0.0)
     twins = contents[:1].expand(3, -1, -1, -1)
-    result = stylise(network, twins, targets, p, SEEDS)
+    result = paint(network, twins, targets, p, SEEDS)
     distance = torch.tensor(
         [
             [(gram(network(image[None], ["4"])["4"])[0] - target.grams["4"]).norm() for target in targets]
@@ -236,7 +242,7 @@ def test_each_image_goes_to_its_own_style(network: Network, contents: Tensor, ta
 def test_noise_comes_from_the_images_own_seed(network: Network, contents: Tensor, targets):
     p = params(init="noise", iterations=1)
     twins, target = contents[:1].expand(2, -1, -1, -1), [targets[0], targets[0]]
-    same, other = (stylise(network, twins, target, p, seeds).images for seeds in ([5, 5], [5, 6]))
+    same, other = (paint(network, twins, target, p, seeds).images for seeds in ([5, 5], [5, 6]))
     assert torch.equal(same[0], same[1])
     assert torch.equal(other[0], same[0])
     assert (other[1] - other[0]).abs().mean() > 0.1
@@ -247,7 +253,7 @@ def test_only_the_named_channels_count(network: Network, contents: Tensor):
     target = style_target(network, photograph("coffee.png", (30, 30)), [layer])
     assert target.grams["4"].shape == (2, 2)
     p = params(style_layers=[layer], iterations=20)
-    result = stylise(network, contents[:1], [target], p, [0])
+    result = paint(network, contents[:1], [target], p, [0])
     features = network(result.images, ["4"])["4"][:, [3, 7]]
     error = (gram(features)[0] - target.grams["4"]).square().sum() / target.grams["4"].square().sum()
     torch.testing.assert_close(result.style_loss[0], error)
@@ -255,7 +261,7 @@ def test_only_the_named_channels_count(network: Network, contents: Tensor):
 
 def test_total_variation_makes_smoother_pictures(network: Network, contents: Tensor, targets):
     rough, smooth = (
-        total_variation(stylise(network, contents, targets, params(tv_weight=weight, style_weight=1.0), SEEDS).images)
+        total_variation(paint(network, contents, targets, params(tv_weight=weight, style_weight=1.0), SEEDS).images)
         for weight in (0.0, 100.0)
     )
     assert (smooth < 0.9 * rough).all()
@@ -269,7 +275,7 @@ def test_a_bfloat16_network_gives_nearly_the_same_losses(contents: Tensor):
         p = params(iterations=30)
         target = style_target(network, photograph("coffee.png", (30, 30), torch.float32), p.style_layers or [])
         assert target.grams["4"].dtype == torch.float32
-        losses.append(stylise(network, content, [target], p, [0]).total_loss)
+        losses.append(paint(network, content, [target], p, [0]).total_loss)
     torch.testing.assert_close(losses[0], losses[1], rtol=0.1, atol=0)
 
 
