@@ -107,16 +107,25 @@ def export(
     class_tree: Annotated[
         bool, typer.Option("--class-tree", help="One folder a label instead of the source's.")
     ] = False,
+    sheet: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a contact sheet, too: images down, variants across.")
+    ] = None,
 ) -> None:
     """Write a run's outputs as plain files, in the source's own tree."""
     from pipeline.export import export as export_files
+    from pipeline.sheet import ContactSheet
     from pipeline.status import open_run
     from workers.storage import open_store
 
     store = open_store(run)
     open_run(store)
-    outputs = export_files(store, destination, class_tree=class_tree)
+    collected = ContactSheet() if sheet else None
+    outputs = export_files(store, destination, class_tree=class_tree, sheet=collected)
     out.print(f"{outputs} outputs in {destination}", markup=False)
+    if sheet and collected:
+        collected.save(sheet)
+        rest = f", less {collected.left_out} that didn't fit" if collected.left_out else ""
+        out.print(f"Contact sheet: {sheet}{rest}", markup=False)
 
 
 @app.command()

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from pipeline.commit import latest_rows
+from pipeline.sheet import ContactSheet
 from workers.storage import StorageError, Store, is_remote
 
 LONGEST_NAME = 200
@@ -21,10 +22,11 @@ FILE_ENDINGS = (".png", ".npy")
 """Of exported files; a folder of such a name gets an underscore."""
 
 
-def export(store: Store, destination: Path, *, class_tree: bool) -> int:
+def export(store: Store, destination: Path, *, class_tree: bool, sheet: ContactSheet | None = None) -> int:
     """Write the outputs of every ok row under `destination`; how many outputs there were.
 
     A source's folders are kept, a grid gets one folder a variant, and with `class_tree` the label is the first folder.
+    A contact sheet gets each picture, too.
     Nothing is written outside `destination`, whatever the names say. Raises StorageError.
     """
     taken: set[int] = set()
@@ -35,6 +37,8 @@ def export(store: Store, destination: Path, *, class_tree: bool) -> int:
             path = _unique(export_path(row, class_tree=class_tree), row["key"], taken)
             _write(destination / path, files)
             outputs += 1
+            if sheet:
+                sheet.add(row, files["png"])
     return outputs
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 from workers.errors import ModelError
 from workers.features import Network
 from workers.params import Layer, StyleParams
-from workers.style import StyleResult, stylise
-from workers.style_losses import StyleLosses, StyleTarget, gram, style_target, total_variation
+from workers.style import StyleResult, style_targets, stylise
+from workers.style_losses import StyleLosses, StyleTarget, blended, gram, style_target, total_variation
 
 CONTENT, STYLE = ["4"], ["0", "1", "4"]
 SEEDS = [11, 12, 13]
@@ -287,3 +288,126 @@ def test_an_unknown_layer_is_a_model_error(network: Network):
 def test_a_layer_named_twice_is_refused():
     with pytest.raises(ValueError, match="only once"):
         params(style_layers=["0", {"name": "0", "channels": [1]}])
+
+
+# -- scales, mixtures, statistics, colours ----------------------------------------------------------------------------
+
+
+def test_the_default_strength_leaves_the_weights_as_they_are(network: Network, contents: Tensor, targets):
+    totals = [
+        StyleLosses.of(network, contents, targets, params(content_weight=0.0, style_weight=w, strength=s))(contents)[2]
+        for w, s in ((3.0, 0.5), (3.0, 0.75), (30.0, 0.5))
+    ]
+    torch.testing.assert_close(totals[1], 10 * totals[0])
+    torch.testing.assert_close(totals[2], 10 * totals[0])
+
+
+def test_more_strength_means_less_style_loss_and_more_content_loss(network: Network, contents: Tensor, targets):
+    results = [
+        paint(network, contents, targets, params(style_weight=1.0, iterations=60, strength=s), SEEDS)
+        for s in (0, 0.5, 1)
+    ]
+    for weak, strong in pairwise(results):
+        assert (strong.style_loss < weak.style_loss).all()
+        assert (strong.content_loss > weak.content_loss).all()
+
+
+@pytest.mark.parametrize("values", [{"scales": 2}, {"statistics": "covariance"}, {"colors": "luminance", "scales": 2}])
+def test_an_image_does_not_depend_on_its_companions_in_any_mode(network: Network, contents: Tensor, values):
+    p = params(iterations=8, plateau=0.3, **values)
+    pictures = [photograph(name, (30, 20)) for name in ("coffee.png", "grass.png", "brick.png")]
+    targets = [style_targets(network, picture, p) for picture in pictures]
+    together = stylise(network, contents, targets, p, SEEDS)
+    for b in range(3):
+        alone = stylise(network, contents[b : b + 1], [targets[b]], p, [SEEDS[b]])
+        torch.testing.assert_close(alone.images[0], together.images[b], atol=1e-9, rtol=0)
+        assert alone.iterations[0] == together.iterations[b]
+
+
+def test_scales_go_from_coarse_to_fine_each_from_the_last_result(network: Network, contents: Tensor):
+    p, steps = params(iterations=10, scales=3), []
+    targets = [style_targets(network, photograph("coffee.png", (30, 20)), p)] * 3
+    assert [len(target) for target in targets] == [3] * 3
+    sides: list[int] = []
+
+    class Spy(Network):
+        def forward(self, pixels: Tensor, layers):
+            sides.append(pixels.shape[2])
+            return super().forward(pixels, layers)
+
+    spy = Spy(network.module, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)).double()
+    result = stylise(spy, contents, targets, p, SEEDS, on_step=lambda: steps.append(None))
+    assert sides == [4] * 12 + [8] * 12 + [16] * 13  # features of the content, the start, ten steps; the final losses
+    assert len(steps) == 30 and result.iterations == [30] * 3
+    check_result(result, contents, 30)
+
+
+def test_a_mixture_is_the_average_of_moments(network: Network):
+    layers = params().style_layers or []
+    pictures = [photograph(name, (16, 16)) for name in ("coffee.png", "grass.png")]
+    a, b = (style_target(network, picture, layers) for picture in pictures)
+    mixed = blended([a, b], [3.0, 1.0])
+    for name in STYLE:
+        torch.testing.assert_close(mixed.grams[name], 0.75 * a.grams[name] + 0.25 * b.grams[name])
+        torch.testing.assert_close(mixed.means[name], 0.75 * a.means[name] + 0.25 * b.means[name])
+
+
+def test_a_painting_in_a_mixture_lies_between_its_styles(network: Network, contents: Tensor, targets):
+    p, mixed = params(iterations=60, content_weight=0.0), blended(targets[:2], [1.0, 1.0])
+    image = paint(network, contents[:1], [mixed], p, [0]).images
+    distances = [StyleLosses.of(network, contents[:1], [t], p)(image)[1].item() for t in (mixed, *targets[:2])]
+    assert distances[0] < 0.1 * min(distances[1:])
+
+
+def test_covariances_agree_with_numpy(network: Network, contents: Tensor, targets: list[StyleTarget]):
+    image = photograph("coffee.png", (16, 24))
+    _, style, _ = StyleLosses.of(network, contents[:1], targets[:1], params(statistics="covariance"))(image)
+    picture = photograph("coffee.png", (30, 20))  # the first target's
+    expected = 0.0
+    for name in STYLE:
+        f, s = (network(x, [name])[name][0].flatten(1).numpy() for x in (image, picture))
+        for value, wanted in ((f.mean(1), s.mean(1)), (np.cov(f, bias=True), np.cov(s, bias=True))):
+            expected += ((value - wanted) ** 2).sum() / (wanted**2).sum() / 2 / len(STYLE)
+    assert style.item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_chroma_is_the_contents(network: Network, contents: Tensor, targets):
+    free, kept = (paint(network, contents, targets, params(colors=colors), SEEDS) for colors in ("free", "luminance"))
+    assert torch.equal(kept.total_loss, free.total_loss)
+    chroma = (kept.images - contents).clamp(-1, 1)
+    inside = ((kept.images > 0) & (kept.images < 1)).all(1)
+    assert inside.double().mean() > 0.5
+    assert (chroma[:, 0] - chroma[:, 1])[inside].abs().max() < 1e-9
+
+
+def test_a_plateau_saves_iterations(network: Network, contents: Tensor, targets):
+    result = paint(network, contents, targets, params(iterations=400, plateau=0.2), SEEDS)
+    assert max(result.iterations) < 200
+    check_losses = paint(network, contents, targets, params(iterations=max(result.iterations)), SEEDS)
+    assert (result.total_loss <= 1.5 * check_losses.total_loss).all()
+
+
+@pytest.mark.parametrize("weights", [(1e12, 1e-12, 0.0), (1e-12, 1e12, 0.0), (1e-9, 1e-9, 1e-9), (0.0, 1.0, 1e9)])
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+def test_no_weights_make_the_loss_diverge_or_stall(contents: Tensor, weights, optimizer: str):
+    network = small_network(torch.float32)
+    p = params(**dict(zip(("content_weight", "style_weight", "tv_weight"), weights, strict=True)), iterations=30,
+               optimizer=optimizer, init="noise")  # fmt: skip
+    target = style_target(network, photograph("coffee.png", (30, 30), torch.float32), p.style_layers or [])
+    first, last = (
+        paint(network, contents[:1].float(), [target], p.model_copy(update={"iterations": n}), [3]) for n in (1, 30)
+    )
+    assert last.total_loss.isfinite().all()
+    assert (last.total_loss < 0.7 * first.total_loss).all()
+
+
+def test_weights_that_make_no_loss_are_refused():
+    for values, sentence in (
+        ({"content_weight": 0.0, "style_weight": 0.0}, "nothing to paint"),
+        ({"style_layers": [{"name": "0", "weight": -1}]}, "minimum"),
+        ({"style_weight": 1e13}, "less than or equal"),
+        ({"blend": [1.0], "assign": "cycle"}, "the one style"),
+        ({"blend": [0.0, 0.0]}, "all 0"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            params(**values)
