@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from workers import dream_objective
+from workers.colors import keep_chroma, match_colors
 from workers.deepdream import DreamResult, deepdream
 from workers.dream_objective import StagePlan, guide_features, stage_objective
 from workers.dream_step import ascend
@@ -157,6 +158,8 @@ def test_one_step_on_vgg19_is_the_formula(photographs: dict[str, Path]) -> None:
 def test_an_image_in_a_batch_is_as_if_alone(network: Network, photos: Tensor) -> None:
     guide = guide_features(network, photos[1], [DreamLayer(name="relu2")])
     stages = [plan("relu1", DreamLayer(name="relu2", weight=3.0)), plan("relu2", guide=guide), plan(class_index=3)]
+    mended = {"normalize": "laplacian", "smoothing": 2.0, "tv_weight": 0.1, "schedule": "cosine", "tile": 64}
+    stages.append(plan("relu2", **mended))
     together = dream(network, photos, *stages, seeds=[7, 8, 9])
     for i in range(3):
         alone = dream(network, photos[i : i + 1], *stages, seeds=[7 + i])
@@ -287,6 +290,58 @@ def test_stages_work_on_the_result_of_the_last(network: Network, photos: Tensor)
     assert not torch.equal(at_once.images, dream(network, photos, second).images)
     assert torch.equal(at_once.objective_first, dream(network, photos, second).objective_first)
     assert at_once.iterations == 2 * 3 + 3 * 3
+
+
+def test_layers_guides_neurons_and_a_class_add_up(network: Network, photos: Tensor) -> None:
+    guide = guide_features(network, photos[1], [DreamLayer(name="relu2")])
+    neuron = DreamLayer(name="relu1", channels=[2, 3], position=(0.5, 1.0), weight=0.7)
+    guided = DreamLayer(name="relu2", guide="g", weight=2.0)
+    parts = [
+        StagePlan(Stage.model_validate({"class_weight": 0.3}), layers, index, {"g": guide})
+        for layers, index in (([neuron], None), ([guided], None), ([], 3), ([neuron, guided], 3))
+    ]
+    values = [stage_objective(network, part, maximise_activation=False)(photos) for part in parts]
+    torch.testing.assert_close(values[3], values[0] + values[1] + values[2], rtol=1e-12, atol=0)
+    with torch.no_grad():
+        activations = network(photos, ["relu1", LOGITS])
+    at = activations["relu1"][:, [2, 3], 20, 55]
+    torch.testing.assert_close(values[0], 0.7 * at.square().mean(1) / 2, rtol=1e-12, atol=0)
+    torch.testing.assert_close(values[2], 0.3 * activations[LOGITS][:, 3], rtol=1e-12, atol=0)
+
+
+def test_a_neuron_moves_only_what_it_sees(network: Network, photos: Tensor) -> None:
+    neuron = DreamLayer(name="relu1", position=(0.25, 0.5))
+    result = dream(network, photos, plan(neuron, octaves=1, jitter=0))
+    changed = (result.images != photos).any(1)
+    assert changed[:, 9:12, 27:30].any() and not changed[:, :9].any() and not changed[..., 30:].any()
+
+
+def test_each_image_of_a_sheet_climbs_its_own_channel(network: Network, photos: Tensor) -> None:
+    stage = Stage.model_validate({"octaves": 2, "iterations": 3, "jitter": 5})
+    channels = torch.tensor([4, 7, 4])
+    sheet = StagePlan(stage, [DreamLayer(name="relu2")], channels=channels)
+    together = deepdream(network, photos, [sheet], [0, 1, 2], init="grey")
+    for i, channel in enumerate(channels.tolist()):
+        own = plan(DreamLayer(name="relu2", channels=[channel]))
+        alone = dream(network, photos[i : i + 1], own, seeds=[i], init="grey")
+        torch.testing.assert_close(alone.images[0], together.images[i], rtol=0, atol=1e-10)
+
+
+def test_large_images_in_tiles_dream_much_the_same(network: Network, photographs: dict[str, Path]) -> None:
+    image = photo(photographs["coffee"], 160, 200)
+    whole, tiled = (dream(network, image, plan("relu2", tile=tile, jitter=64)) for tile in (None, 64))
+    assert tiled.objective_last.item() == pytest.approx(whole.objective_last.item(), rel=0.1)
+    together = dream(network, image.expand(2, -1, -1, -1), plan("relu2", tile=64, jitter=64), seeds=[1, 0])
+    torch.testing.assert_close(together.images[1], tiled.images[0], rtol=0, atol=1e-10)
+
+
+def test_colours_are_kept(network: Network, photos: Tensor) -> None:
+    free, luminance, histogram = (
+        dream(network, photos, plan("relu2", step=4), colors=colors) for colors in ("free", "luminance", "histogram")
+    )
+    torch.testing.assert_close(luminance.images, keep_chroma(free.images, photos))
+    torch.testing.assert_close(histogram.images, match_colors(free.images, photos))
+    assert torch.equal(luminance.objective_last, free.objective_last)
 
 
 # Blank starts.
