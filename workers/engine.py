@@ -254,7 +254,7 @@ class StyleEngine(Engine):
             network.pool_by_average()
         kept = max(1, STYLE_CACHE_BYTES // self._target_bytes())
         self._targets = lru_cache(kept)(self._style_targets)
-        self._style_pixels = lru_cache(1)(self._read_style)
+        self._style_pixels = lru_cache(16)(self._read_style)
 
     def _target_bytes(self) -> int:
         """Of a style's targets, all channels of a layer counted."""

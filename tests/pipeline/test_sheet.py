@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import pytest
 from PIL import Image
 
 from pipeline import sheet as module
+from pipeline.export import export
 from pipeline.sheet import CAPTION, GAP, TILE, ContactSheet
-from workers.storage import StorageError
+from workers.storage import LocalStore, StorageError
 
+GREENS = {"dots": 100, "waves": 200}
 COLOURS = {"a": 40, "b": 90, "c": 140, "d": 190}
 
 
@@ -41,6 +44,17 @@ def test_a_grid_has_images_down_and_variants_across(tmp_path: Path) -> None:
     assert drawn.size == (2 * (TILE + GAP) + GAP, 3 * (TILE + CAPTION + GAP) + GAP)
     for line, image in enumerate("abc"):
         assert [centre(drawn, line, column) for column in (0, 1)] == [(COLOURS[image], g, 255) for g in (100, 200)]
+
+
+def test_an_export_draws_the_sheet_of_its_run(tmp_path: Path, make_run: Callable[..., LocalStore]) -> None:
+    pictures = {(image, style): png(20 * image, green) for image in range(3) for style, green in GREENS.items()}
+    store = make_run(tmp_path / "run", images=3, unit_size=2, pictures=pictures, failures={(1, "dots"): ["torn"]})
+    sheet = ContactSheet()
+    assert export(store, tmp_path / "pictures", class_tree=False, sheet=sheet) == 5
+    sheet.save(tmp_path / "sheet.png")
+    drawn = Image.open(tmp_path / "sheet.png")
+    assert [centre(drawn, line, 1) for line in range(3)] == [(20 * line, GREENS["waves"], 255) for line in range(3)]
+    assert centre(drawn, 0, 0) == (0, GREENS["dots"], 255) and centre(drawn, 1, 0) == (255, 255, 255)
 
 
 def test_one_variant_or_one_image_makes_a_block(tmp_path: Path) -> None:
