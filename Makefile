@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --constraint constraints.txt --editable
 REQUIREMENTS := pyproject.toml constraints.txt
-BENCHMARKS := $(filter-out benchmarks/demo.py,$(wildcard benchmarks/[a-z]*.py))
+BENCHMARKS := $(filter-out benchmarks/demo.py benchmarks/gallery.py,$(wildcard benchmarks/[a-z]*.py))
 
 .DELETE_ON_ERROR:
 .PHONY: help setup demo test chaos endurance lint bench dist

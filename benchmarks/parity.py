@@ -22,12 +22,14 @@ from workers.attribution.baselines import make_baselines
 from workers.attribution.integrate import integrated_gradients
 from workers.attribution.predict import predict
 from workers.codec import decode
-from workers.deepdream import StagePlan, deepdream
+from workers.deepdream import deepdream
 from workers.description import prepare_model
+from workers.dream_objective import StagePlan
 from workers.features import Network
 from workers.models import build_network
-from workers.params import AttributionParams, ImageParams, Layer, ModelParams, Stage, StyleParams
-from workers.style import StyleLosses, style_target, stylise
+from workers.params import AttributionParams, DreamLayer, ImageParams, ModelParams, Stage, StyleParams
+from workers.style import style_targets, stylise
+from workers.style_losses import StyleLosses, style_target
 
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 FRAME = (64, 80)
@@ -254,7 +256,7 @@ def style_term(features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 def dream_row(network: Network, images: Tensor) -> Row:
     """One step at full size without jitter against x + step / 255 * g / mean|g|, where g has |F|^2 / 2 grow."""
     stage = Stage.model_validate({"octaves": 1, "iterations": 1, "jitter": 0})
-    ours = deepdream(network, images, [StagePlan(stage, [Layer(name=DREAM_LAYER)])], IN_ORDER).images
+    ours = deepdream(network, images, [StagePlan(stage, [DreamLayer(name=DREAM_LAYER)])], IN_ORDER).images
     expected = []
     for image in images:
         pixels = image[None].clone().requires_grad_()
@@ -302,12 +304,12 @@ def differing(values: Tensor, reference: Tensor) -> str:
 def dream(network: Network, frames: Tensor, order: Sequence[int]) -> Tensor:
     """Two octaves with jitter."""
     stage = Stage.model_validate({"octaves": 2, "iterations": 2, "jitter": 16})
-    return deepdream(network, frames[order], [StagePlan(stage, [Layer(name=DREAM_LAYER)])], order).images
+    return deepdream(network, frames[order], [StagePlan(stage, [DreamLayer(name=DREAM_LAYER)])], order).images
 
 
 def paint(network: Network, frames: Tensor, order: Sequence[int]) -> Tensor:
     """Each photograph in the style of the one before it."""
-    targets = [style_target(network, frames[i - 1][None], STYLE.style_layers or []) for i in order]
+    targets = [style_targets(network, frames[i - 1][None], STYLE) for i in order]
     return stylise(network, frames[order], targets, STYLE, order).images
 
 

@@ -204,16 +204,27 @@ def export(
     original_geometry: Annotated[
         bool, typer.Option("--original-geometry", help="Maps also at the size of their source images.")
     ] = False,
+    sheet: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a contact sheet, too: images down, variants across.")
+    ] = None,
 ) -> None:
     """Write a run's outputs as plain files, in the source's own tree."""
     from pipeline.export import export as export_files
+    from pipeline.sheet import ContactSheet
     from pipeline.status import open_run
     from workers.storage import open_store
 
     store = open_store(run)
     open_run(store)
-    outputs = export_files(store, destination, class_tree=class_tree, original_geometry=original_geometry)
+    collected = ContactSheet() if sheet else None
+    outputs = export_files(
+        store, destination, class_tree=class_tree, original_geometry=original_geometry, sheet=collected
+    )
     out.print(f"{outputs} outputs in {destination}", markup=False)
+    if sheet and collected:
+        collected.save(sheet)
+        rest = f", less {collected.left_out} that didn't fit" if collected.left_out else ""
+        out.print(f"Contact sheet: {sheet}{rest}", markup=False)
 
 
 @app.command()

@@ -17,6 +17,7 @@ from PIL import Image
 
 from pipeline.commit import latest_rows
 from pipeline.original import to_original
+from pipeline.sheet import ContactSheet
 from pipeline.status import open_run
 from workers.codec import encode_npy
 from workers.storage import StorageError, Store, is_remote
@@ -31,12 +32,20 @@ FILE_ENDINGS = (".png", ".npy")
 """Of exported files; a folder of such a name gets an underscore."""
 
 
-def export(store: Store, destination: Path, *, class_tree: bool, original_geometry: bool = False) -> int:
+def export(
+    store: Store,
+    destination: Path,
+    *,
+    class_tree: bool,
+    original_geometry: bool = False,
+    sheet: ContactSheet | None = None,
+) -> int:
     """Write the outputs of every ok row under `destination`; how many outputs there were.
 
     A source's folders are kept, several variants get one each, and with `class_tree` the label is the first folder.
     With `original_geometry` each map comes as `<name>.original.npy` too: pixel for pixel that of its source image.
-    Nothing is written outside `destination`, whatever the names say. Raises NoRunError, StorageError.
+    A contact sheet gets each picture, too. Nothing is written outside `destination`, whatever the names say.
+    Raises NoRunError, StorageError.
     """
     taken: set[int] = set()
     outputs = 0
@@ -48,6 +57,8 @@ def export(store: Store, destination: Path, *, class_tree: bool, original_geomet
         path = _unique(export_path(named, class_tree=class_tree), row["key"], taken)
         _write(destination / path, files)
         outputs += 1
+        if sheet:
+            sheet.add(row, files["png"])
     return outputs
 
 

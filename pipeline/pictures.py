@@ -6,6 +6,8 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote_to_bytes
 
@@ -16,6 +18,9 @@ from workers.errors import ImageError, PixgradError
 from workers.params import ImageParams
 from workers.setup import Picture
 from workers.storage import is_remote, open_store, read_bytes
+
+READERS = 8
+"""Threads that read and decode; most of it happens outside Python's lock."""
 
 
 class PictureError(PixgradError):
@@ -30,8 +35,10 @@ def find_pictures(patterns: Sequence[str], images: ImageParams) -> list[Picture]
     """
     uris = list(dict.fromkeys(uri for pattern in patterns for uri in expand(pattern)))
     found: dict[tuple[str, str], str] = {}
-    for uri in uris:
-        found.setdefault((PurePosixPath(uri).stem, _checked_hash(uri, images)), uri)  # a copy elsewhere is the same
+    with ThreadPoolExecutor(READERS) as pool:
+        hashes = pool.map(partial(_checked_hash, images=images), uris)
+        for uri, sha256 in zip(uris, hashes, strict=True):
+            found.setdefault((PurePosixPath(uri).stem, sha256), uri)  # a copy elsewhere is the same
     seen = Counter(stem.lower() for stem, _ in found)
     return [
         Picture(uri, f"{stem}-{sha256[:8]}" if seen[stem.lower()] > 1 else stem, sha256)

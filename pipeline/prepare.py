@@ -5,11 +5,11 @@ Everything that can be wrong with a job without looking at its images is found h
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.config import JobConfig
 from pipeline.listing import SourceError
@@ -25,12 +25,14 @@ from workers.errors import ModelError, PixgradError
 from workers.geometry import picture_params
 from workers.layers import LOGITS
 from workers.layout import HIDDEN_RUN
-from workers.octaves import smallest_octave
+from workers.octaves import smallest_octave, style_sizes
 from workers.params import (
     AttributionParams,
     Baseline,
+    ChannelSheet,
     Contrast,
     DeepDreamParams,
+    DreamLayer,
     GivenBaseline,
     GradCam,
     ImageParams,
@@ -46,6 +48,8 @@ from workers.records import reserved_columns
 from workers.setup import Picture
 from workers.storage import MissingError, Store, open_store
 from workers.weights import is_file
+
+T = TypeVar("T", Stage, DreamLayer)
 
 CHOSEN_BY_IMAGE = ("predicted", "label", "runner_up")
 """Sides of a contrast that are not the same class for every image."""
@@ -76,7 +80,7 @@ class PreparedJob:
     model: PreparedModel
     layers: tuple[str, ...]
     styles: tuple[Picture, ...]
-    guides: tuple[Picture | None, ...]
+    guides: tuple[Picture, ...]
     source: Source
     variants: Variants
     store: Store
@@ -114,8 +118,10 @@ class PreparedJob:
         if self.config.task == "style":
             section["styles"] = [[style.name, style.sha256] for style in self.styles]
         if self.config.task == "deepdream":
-            for stage, guide in zip(section["stages"], self.guides, strict=True):
-                stage["guide"] = guide.sha256 if guide else None
+            contents = {guide.uri: guide.sha256 for guide in self.guides}
+            for stage in section["stages"]:
+                for layer in (stage, *(stage["layers"] or ())):
+                    layer["guide"] = contents.get(layer["guide"])
         if isinstance(section_params := self.config.section, AttributionParams):
             given = iter(self.baselines)
             section["baseline"] = [_identity(baseline, given) for baseline in section_params.baselines]
@@ -136,6 +142,7 @@ def prepare(config: JobConfig, *, allow_code: bool = False) -> PreparedJob:
     pictures = picture_params(config.images)
     with _at("style", "styles"):
         styles = find_pictures(section.styles, pictures) if isinstance(section, StyleParams) else []
+        _check_styles(section, styles)
     job = PreparedJob(
         config=config,
         model=model,
@@ -162,9 +169,7 @@ def with_absolute_paths(config: JobConfig) -> JobConfig:
     if isinstance(section, StyleParams):
         section = section.model_copy(update={"styles": [absolute(style) for style in section.styles]})
     if isinstance(section, DeepDreamParams):
-        guides = [absolute(stage.guide) if stage.guide else None for stage in section.stages]
-        stages = [s.model_copy(update={"guide": g}) for s, g in zip(section.stages, guides, strict=True)]
-        section = section.model_copy(update={"stages": stages})
+        section = section.model_copy(update={"stages": [_with_absolute_guides(stage) for stage in section.stages]})
     if isinstance(section, AttributionParams):
         given = section.baseline
         paths = list(map(_with_absolute_path, given)) if isinstance(given, list) else _with_absolute_path(given)
@@ -178,14 +183,27 @@ def _with_absolute_path(baseline: Baseline) -> Baseline:
     return GivenBaseline(image=absolute(baseline.image)) if isinstance(baseline, GivenBaseline) else baseline
 
 
+def _with_absolute_guides(stage: Stage) -> Stage:
+    def moved(owner: T) -> T:
+        return owner.model_copy(update={"guide": absolute(owner.guide)}) if owner.guide else owner
+
+    layers = [moved(layer) for layer in stage.layers] if stage.layers else None
+    return moved(stage.model_copy(update={"layers": layers}))
+
+
 def _resolve(config: JobConfig, model: ModelDescription) -> tuple[Section, tuple[str, ...]]:
     """The algorithm's section with its layers and classes looked up, and the layers that will be computed."""
     match config.section:
         case DeepDreamParams() as dream:
+            _check_pooling("deepdream", dream.pooling, model)
+            if dream.channel_sheet:
+                return dream, (_check_sheet(dream.channel_sheet, model),)
             stages = [_resolve_stage(stage, number, model) for number, stage in enumerate(dream.stages)]
-            layers = [layer.name for stage in stages for layer in stage.layers or [Layer(name=LOGITS)]]
-            return dream.model_copy(update={"stages": stages}), tuple(layers)
+            layers = [layer.name for stage in stages for layer in stage.layers or ()]
+            classes = [LOGITS for stage in stages if stage.class_ is not None]
+            return dream.model_copy(update={"stages": stages}), (*layers, *classes)
         case StyleParams() as style:
+            _check_pooling("style", style.pooling, model)
             with _at("style", "content_layers"):
                 content = style.content_layers or [Layer(name=name) for name in model.defaults("content")]
                 model.check_layers(content, maps_only=True)
@@ -203,14 +221,38 @@ def _resolve(config: JobConfig, model: ModelDescription) -> tuple[Section, tuple
 
 
 def _resolve_stage(stage: Stage, number: int, model: ModelDescription) -> Stage:
+    """The stage with its class by index, its layers named, and each layer with the guide that it goes by."""
     place = ("deepdream", "stages", str(number))
+    changed: dict[str, Any] = {}
     if stage.class_ is not None:
         with _at(*place, "class"):
-            return stage.model_copy(update={"class_": model.class_index(stage.class_)})
-    with _at(*place, "layers"):
-        layers = stage.layers or [Layer(name=name) for name in model.defaults("deepdream")]
-        model.check_layers(layers, maps_only=stage.guide is not None)
-    return stage.model_copy(update={"layers": layers})
+            changed["class_"] = model.class_index(stage.class_)
+    if stage.layers or stage.class_ is None:
+        with _at(*place, "layers"):
+            layers = stage.layers or [DreamLayer(name=name) for name in model.defaults("deepdream")]
+            layers = [layer.model_copy(update={"guide": layer.guide or stage.guide}) for layer in layers]
+            for layer in layers:
+                model.check_layers([layer], maps_only=bool(layer.guide or layer.position))
+            changed["layers"] = layers
+    return stage.model_copy(update=changed)
+
+
+def _check_pooling(task: str, pooling: str, model: ModelDescription) -> None:
+    if pooling == "average" and not any(layer.kind == "MaxPool2d" for layer in model.layers):
+        raise JobError(f"{model.name} has no max pooling layers that could average; set max", task, "pooling")
+
+
+def _check_sheet(sheet: ChannelSheet, model: ModelDescription) -> str:
+    with _at("deepdream", "channel_sheet"):
+        channels = list(range(sheet.first, sheet.first + sheet.count))
+        model.check_layers([Layer(name=sheet.layer, channels=channels)], maps_only=True)
+    return sheet.layer
+
+
+def _check_styles(section: Section, styles: Sequence[Picture]) -> None:
+    if isinstance(section, StyleParams) and section.blend and len(section.blend) != len(styles):
+        count = len(section.blend)
+        raise JobError(f"blend has {count} weights for {len(styles)} styles; give one for each", "style", "blend")
 
 
 def _resolve_target(params: AttributionParams, model: ModelDescription) -> Any:
@@ -246,14 +288,16 @@ def _resolve_method(method: Method, model: ModelDescription) -> Method:
     return method
 
 
-def _guides(section: Section, images: ImageParams) -> tuple[Picture | None, ...]:
-    if not isinstance(section, DeepDreamParams):
-        return ()
-    guides: list[Picture | None] = []
-    for number, stage in enumerate(section.stages):
-        with _at("deepdream", "stages", str(number), "guide"):
-            guides.append(find_pictures([stage.guide], images)[0] if stage.guide else None)
-    return tuple(guides)
+def _guides(section: Section, images: ImageParams) -> tuple[Picture, ...]:
+    """The guides that the layers of a dream name, each once."""
+    found: dict[str, Picture] = {}
+    for number, stage in enumerate(section.stages if isinstance(section, DeepDreamParams) else ()):
+        for position, layer in enumerate(stage.layers or ()):
+            if layer.guide and layer.guide not in found:
+                own = () if layer.guide == stage.guide else ("layers", str(position))
+                with _at("deepdream", "stages", str(number), *own, "guide"):
+                    found[layer.guide] = replace(find_pictures([layer.guide], images)[0], uri=layer.guide)
+    return tuple(found.values())
 
 
 def _baselines(section: Section, images: ImageParams) -> tuple[tuple[Picture, ...], ...]:
@@ -300,10 +344,17 @@ def _check_frame(job: PreparedJob) -> None:
     if min(smallest) < job.min_side:
         raise JobError(
             f"the network needs {job.min_side} x {job.min_side} pixels at these layers and would be given "
-            f"{smallest[1]} x {smallest[0]}: choose earlier layers, fewer octaves or a larger images.short_side",
+            f"{smallest[1]} x {smallest[0]}: choose earlier layers, fewer octaves or scales, "
+            "larger tiles or a larger images.short_side",
             "images",
         )
 
 
 def _smallest_input(config: JobConfig, frame: Frame) -> Frame:
-    return smallest_octave(*frame, config.deepdream.stages) if config.deepdream else frame
+    match config.section:
+        case DeepDreamParams(stages=stages):
+            return smallest_octave(*frame, stages)
+        case StyleParams(scales=scales):
+            return style_sizes(*frame, scales)[0]
+        case _:
+            return frame

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.config import JobConfig
 from pipeline.plan import Variants
-from workers.params import AttributionParams, Contrast, StyleParams, TopK
+from workers.params import AttributionParams, ChannelSheet, Contrast, DeepDreamParams, StyleParams, TopK
 from workers.records import ImageRef, Variant, output_key, output_seed
 from workers.setup import Picture
 
@@ -59,19 +59,26 @@ class StyleColumn:
     """The style that a column of the source's table names, by its name or URI."""
 
     column: str
-    styles: tuple[Picture, ...]
+    styles: Mapping[str, int]
     names: Sequence[str] = ("",)
 
     def of(self, image: ImageRef, position: int) -> Sequence[Variant]:
         """The style named, or a value that is none of the styles: its row will say so."""
         wanted = str(image.columns.get(self.column))
-        found = (i for i, style in enumerate(self.styles) if wanted in (style.name, style.uri))
-        return (Variant("", next(found, wanted)),)
+        return (Variant("", self.styles.get(wanted, wanted)),)
+
+
+def _by_name(styles: Sequence[Picture]) -> dict[str, int]:
+    """The position of each style by its name and its URI, the first where two say the same."""
+    backwards = reversed(list(enumerate(styles)))
+    return {word: i for i, style in backwards for word in (style.uri, style.name)}
 
 
 def variants_of(config: JobConfig, styles: Sequence[Picture]) -> Variants:
     """The variants that a job asks for; `styles` are its style images, in order."""
     match config.section:
+        case StyleParams(blend=list()):
+            return Grid((Variant("", 0),))
         case StyleParams(assign="all"):
             return Grid(tuple(Variant(style.name, i) for i, style in enumerate(styles)))
         case StyleParams(assign="random"):
@@ -79,7 +86,9 @@ def variants_of(config: JobConfig, styles: Sequence[Picture]) -> Variants:
         case StyleParams(assign="cycle"):
             return StyleCycle(len(styles))
         case StyleParams(assign=column):
-            return StyleColumn(column, tuple(styles))
+            return StyleColumn(column, _by_name(styles))
+        case DeepDreamParams(channel_sheet=ChannelSheet(layer=layer, first=first, count=count)):
+            return Grid(tuple(Variant(f"{layer}-{channel:04d}", channel) for channel in range(first, first + count)))
         case AttributionParams(target=TopK(top=k)):
             return Grid(tuple(Variant(f"top{rank + 1}", f"top:{rank}") for rank in range(k)))
         case AttributionParams(target=list(classes)):

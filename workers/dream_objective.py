@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from workers.errors import ModelError
 from workers.features import LOGITS, Network
-from workers.params import Layer, Stage
+from workers.params import DreamLayer, Layer, Stage
 
 Objective = Callable[[Tensor], Tensor]
 """Pixels (B x 3 x H x W in [0, 1]) to one value for each image (B), float32 or wider."""
@@ -25,14 +25,16 @@ _MATCH_ELEMENTS = 2**24
 class StagePlan:
     """A stage with everything looked up: nothing in it names a default, a class or a file any more.
 
-    `layers`: what to amplify; not used when `class_index` is given. `guide`: for each layer's name the guide's
-    activations as `guide_features` returns them, or None.
+    `layers`: what to amplify. `class_index`: a class beside them, or alone. `guides`: for each layer's `guide` what
+    `guide_features` returns for that picture. `channels` (B, int64): of the one layer, the channel that each image of
+    the batch amplifies, instead of the layer's own.
     """
 
     stage: Stage
-    layers: Sequence[Layer] = ()
+    layers: Sequence[DreamLayer] = ()
     class_index: int | None = None
-    guide: Mapping[str, Tensor] | None = None
+    guides: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    channels: Tensor | None = None
 
 
 def guide_features(network: Network, image: Tensor, layers: Sequence[Layer]) -> dict[str, Tensor]:
@@ -46,41 +48,48 @@ def guide_features(network: Network, image: Tensor, layers: Sequence[Layer]) -> 
 
 
 def stage_objective(network: Network, plan: StagePlan, *, maximise_activation: bool) -> Objective:
-    """The objective of a stage; for each image, with F a layer's activations (only the chosen channels, if any):
+    """The objective of a stage: for each image the weighted sum of its terms.
 
-    - layers: the sum over layers of weight * |F|^2 / (2 n), n being the number of F's elements (Mordvintsev et al.
-      2015 without n, which makes weights comparable between layers of different size);
-    - layers with a guide: the sum of weight * <F, G> / n, where G has at each position the guide's feature vector
-      with the largest dot product, held constant (the notebook's guided dream);
+    With F a layer's activations (only the chosen channels and the chosen position, if any), n of them, these are
+
+    - a layer: |F|^2 / (2 n) (Mordvintsev et al. 2015 without n, which makes weights comparable between layers of
+      different size);
+    - a layer with a guide: <F, G> / n, where G has at each position the guide's feature vector with the largest dot
+      product, held constant (the notebook's guided dream);
     - a class: its logit.
 
-    With `maximise_activation`, layers with chosen channels and no guide count by weight * mean(F) instead, so that the
-    gradient is one for the chosen filters and zero elsewhere; and if the layer is a ReLU, F is what goes into it,
-    because a blank image leaves many filters silent and nothing flows back through a silent ReLU.
+    With `maximise_activation`, layers with chosen channels and no guide count by mean(F) instead, so that the gradient
+    is one for the chosen filters and zero elsewhere; and if the layer is a ReLU, F is what goes into it, because a
+    blank image leaves many filters silent and nothing flows back through a silent ReLU.
 
     Raises ModelError for a layer it doesn't know; the objective raises it for a channel or class that isn't there.
     """
+    chosen = [layer.channels is not None or plan.channels is not None for layer in plan.layers]
+    maximised = [maximise_activation and c and not layer.guide for c, layer in zip(chosen, plan.layers, strict=True)]
+    terms = [_layer_term(layer, plan, m, network.mean.device) for layer, m in zip(plan.layers, maximised, strict=True)]
+    names = [layer.name for layer in plan.layers]
+    relus = _relus(network, [name for name, m in zip(names, maximised, strict=True) if m])
+    from_inputs = [m and name in relus for name, m in zip(names, maximised, strict=True)]
     if plan.class_index is not None:
-        return partial(_class_logit, network, plan.class_index)
-    layers = [(layer, maximise_activation and layer.channels is not None and not plan.guide) for layer in plan.layers]
-    names = list(dict.fromkeys(layer.name for layer in plan.layers))
-    relus = _relus(network, [layer.name for layer, maximised in layers if maximised])
-    terms = [_layer_term(layer, plan.guide, maximised, network.mean.device) for layer, maximised in layers]
+        names, from_inputs = [*names, LOGITS], [*from_inputs, False]
+        terms = [*terms, partial(_class_logit, plan.class_index, plan.stage.class_weight)]
+    captured = list(dict.fromkeys(names))
 
     def weighted_sum(pixels: Tensor) -> Tensor:
         with _inputs_of(relus) as inputs:
-            outputs = network(pixels, names)
-        sources = [inputs if maximised and layer.name in relus else outputs for layer, maximised in layers]
-        values = [term(source[layer.name]) for term, source, (layer, _) in zip(terms, sources, layers, strict=True)]
+            outputs = network(pixels, captured)
+        values = [
+            term((inputs if from_input else outputs)[name])
+            for term, name, from_input in zip(terms, names, from_inputs, strict=True)
+        ]
         return torch.stack(values).sum(0)
 
     return weighted_sum
 
 
-def _class_logit(network: Network, index: int, pixels: Tensor) -> Tensor:
-    logits = network(pixels, [LOGITS])[LOGITS]
+def _class_logit(index: int, weight: float, logits: Tensor) -> Tensor:
     _require_index(LOGITS, index, logits)
-    return _wide(logits[:, index])
+    return weight * _wide(logits[:, index])
 
 
 def _relus(network: Network, layers: Sequence[str]) -> dict[str, nn.Module]:
@@ -106,7 +115,7 @@ def _keep_input(inputs: dict[str, Tensor], name: str, _module: nn.Module, argume
 
 
 def _layer_term(
-    layer: Layer, guide: Mapping[str, Tensor] | None, maximised: bool, device: torch.device
+    layer: DreamLayer, plan: StagePlan, maximised: bool, device: torch.device
 ) -> Callable[[Tensor], Tensor]:
     """From a layer's activations to its weighted value for each image (B)."""
     wanted = layer.channels or []
@@ -115,17 +124,29 @@ def _layer_term(
     def choose(features: Tensor, dim: int) -> Tensor:
         return features.index_select(dim, index) if wanted else features
 
-    value = _half_mean_square
-    if guide:
-        value = partial(_guided, guide=choose(guide[layer.name], 0))
-    elif maximised:
-        value = _image_mean
+    value = _image_mean if maximised else _half_mean_square
+    if layer.guide:
+        value = partial(_guided, guide=choose(plan.guides[layer.guide][layer.name], 0))
 
     def term(features: Tensor) -> Tensor:
         _require_index(layer.name, max(wanted, default=0), features)
-        return layer.weight * value(_wide(choose(features, 1)))
+        features = choose(features, 1) if plan.channels is None else _own_channel(features, plan.channels)
+        return layer.weight * value(_wide(_at(layer.position, features)))
 
     return term
+
+
+def _own_channel(features: Tensor, channels: Tensor) -> Tensor:
+    """One channel of each image, its own: B x 1 x h x w."""
+    return features[torch.arange(len(features), device=features.device), channels][:, None]
+
+
+def _at(position: tuple[float, float] | None, features: Tensor) -> Tensor:
+    """The activations at one position (down and across, as shares of the sides); all of them without."""
+    if position is None:
+        return features
+    row, column = (min(side - 1, int(p * side)) for p, side in zip(position, features.shape[-2:], strict=True))
+    return features[..., row : row + 1, column : column + 1]
 
 
 def _half_mean_square(features: Tensor) -> Tensor:

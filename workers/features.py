@@ -119,6 +119,21 @@ class Network(nn.Module):
                 setattr(self.module.get_submodule(parent), attribute, nn.Identity())
         self.trace = self.trace.until(deepest)
 
+    def pool_by_average(self) -> None:
+        """Replace each max pooling by average pooling over the same windows. Raises ModelError if there is none.
+
+        Gatys et al. (2016): the gradient then reaches every pixel of a window, not only the largest.
+        """
+        pools = [(path, m) for path, m in self.module.named_modules() if isinstance(m, nn.MaxPool2d)]
+        if not pools:
+            raise ModelError("this network has no max pooling layers that could average; set pooling: max")
+        for path, pool in pools:
+            average = nn.AvgPool2d(
+                pool.kernel_size, pool.stride, pool.padding, ceil_mode=pool.ceil_mode, count_include_pad=False
+            )
+            parent, _, attribute = path.rpartition(".")
+            setattr(self.module.get_submodule(parent), attribute, average)
+
     def _info(self, name: str, path: str) -> LayerInfo:
         shape = self.trace.shapes[path]
         is_map = len(shape) == 4 and shape[2] == shape[3]

@@ -140,7 +140,7 @@ def _too_small(
     )
 
 
-def picture_params(images: ImageParams) -> ImageParams:
-    """How styles and guides are decoded: whole, at the short side of the job's images."""
-    side = images.short_side or min(images.frame or (256, 256))
+def picture_params(images: ImageParams, scale: float = 1.0) -> ImageParams:
+    """How styles and guides are decoded: whole, at the short side of the job's images times `scale`."""
+    side = max(16, round((images.short_side or min(images.frame or (256, 256))) * scale))
     return images.model_copy(update={"short_side": side, "frame": None, "snap": 1})

@@ -19,12 +19,17 @@ CURVATURE = 1e-8
 """A pair is used if the cosine of the angle between its step and its change of gradient is above this."""
 
 
+PATIENCE = 10
+"""Iterations over which a loss must fall by the share `plateau`, or the row is done."""
+
+
 @dataclass(frozen=True)
 class Minimum:
-    """The best point seen of each problem, `point` (B x n), and its loss, `loss` (B)."""
+    """The best point seen of each problem (B x n), its loss (B), and the iterations until it was done (B, int64)."""
 
     point: Tensor
     loss: Tensor
+    iterations: Tensor
 
 
 def minimise_lbfgs(
@@ -33,6 +38,7 @@ def minimise_lbfgs(
     *,
     iterations: int,
     history: int = 10,
+    plateau: float = 0.0,
     lower: float = float("-inf"),
     upper: float = float("inf"),
     on_step: Callable[[], None] = lambda: None,
@@ -44,14 +50,22 @@ def minimise_lbfgs(
     Bertsekas, 1982); the step is cut to a trust radius and projected onto the bounds. There is no line search: an
     iteration evaluates the objective once (and once at the start). A row whose loss rose, or isn't finite, stays
     where it was with a quarter of the radius; its evaluation still teaches it the curvature on the way. If that fails
-    too, it forgets its history. So a loss never ends above its start. Nothing is read back from the device.
+    too, it forgets its history. So a loss never ends above its start. Losses are scaled within, so that their units
+    don't matter. A row whose loss falls by less than `plateau` (a share) in `PATIENCE` iterations stays as it is from
+    then on, and when all do, the search ends. Nothing waits for the device.
     """
-    state = _begin(objective, start, history)
+    loss, gradient = objective(start)
+    unit = _unit(gradient)
+    state = _begin(start, loss / unit, gradient / unit[:, None], history)
+    watch = _Plateau(plateau, state.loss)
     for iteration in range(iterations):
         on_step()
         trial = _trial(state, iteration, lower, upper)
-        state = _judge(state, trial, *objective(trial), slot=iteration % history)
-    return Minimum(state.point, state.loss)
+        loss, gradient = objective(trial)
+        state = _judge(state, trial, loss / unit, gradient / unit[:, None], slot=iteration % history, done=watch.done)
+        if watch.all_done(iteration, state.loss):
+            break
+    return Minimum(state.point, state.loss * unit, watch.iterations)
 
 
 def minimise_adam(
@@ -60,6 +74,7 @@ def minimise_adam(
     *,
     iterations: int,
     learning_rate: float,
+    plateau: float = 0.0,
     lower: float = float("-inf"),
     upper: float = float("inf"),
     on_step: Callable[[], None] = lambda: None,
@@ -67,16 +82,65 @@ def minimise_adam(
     """Minimise as `minimise_lbfgs` does, by Adam (Kingma and Ba, 2015), projected onto the bounds after every step."""
     point = start.clone()
     optimizer = torch.optim.Adam([point], lr=learning_rate)
-    best, best_loss = start.clone(), torch.full_like(start[:, 0], float("inf"))
-    for iteration in range(iterations + 1):
-        loss, point.grad = objective(point)
-        better = loss < best_loss
+    loss, gradient = objective(point)
+    unit = _unit(gradient)
+    best, best_loss = start.clone(), loss
+    watch = _Plateau(plateau, loss)
+    for iteration in range(iterations):
+        on_step()
+        point.grad = gradient / unit[:, None]
+        optimizer.step()
+        point.clamp_(lower, upper)
+        loss, gradient = objective(point)
+        better = (loss < best_loss) & ~watch.done
         best, best_loss = torch.where(better[:, None], point, best), torch.where(better, loss, best_loss)
-        if iteration < iterations:
-            on_step()
-            optimizer.step()
-            point.clamp_(lower, upper)
-    return Minimum(best, best_loss)
+        if watch.all_done(iteration, best_loss):
+            break
+    return Minimum(best, best_loss, watch.iterations)
+
+
+def _unit(gradient: Tensor) -> Tensor:
+    """A unit for the losses of each row (B), a power of two, in which the gradient's largest element is 1 to 2.
+
+    In it squares and products of gradients neither overflow nor vanish, and no bit depends on the units of the losses.
+    """
+    largest = gradient.abs().amax(1)
+    usable = largest.isfinite() & (largest > 0)
+    exponent = torch.where(usable, largest, 1).frexp().exponent - 1
+    return torch.ldexp(torch.ones_like(largest), exponent)
+
+
+class _Plateau:
+    """Which rows no longer get on, and how many iterations each has taken. All of it stays on the device."""
+
+    def __init__(self, share: float, loss: Tensor):
+        self.done = torch.zeros_like(loss, dtype=torch.bool)
+        self.iterations = torch.zeros_like(loss, dtype=torch.long)
+        self._share = share
+        self._before = loss
+        self._told: tuple[Tensor, torch.cuda.Event] | None = None
+
+    def all_done(self, iteration: int, loss: Tensor) -> bool:
+        """Take note of the losses after an iteration; whether every row is known to be done."""
+        self.iterations += ~self.done
+        if self._share == 0 or (iteration + 1) % PATIENCE:
+            return False
+        self.done = self.done | ~(loss < (1 - self._share) * self._before)
+        self._before = loss
+        return self._known(self.done.all())
+
+    def _known(self, flag: Tensor) -> bool:
+        """The flag's value; on a GPU that of an earlier one whose copy has arrived, so that nothing waits."""
+        if not flag.is_cuda:
+            return bool(flag)
+        if self._told is not None and self._told[1].query() and bool(self._told[0]):
+            return True
+        if self._told is None or self._told[1].query():
+            copy, event = torch.empty((), dtype=torch.bool, pin_memory=True), torch.cuda.Event()
+            copy.copy_(flag, non_blocking=True)
+            event.record()
+            self._told = copy, event
+        return False
 
 
 @dataclass(frozen=True)
@@ -94,8 +158,7 @@ class _State:
     rho: Tensor  # history x B
 
 
-def _begin(objective: Objective, start: Tensor, history: int) -> _State:
-    loss, gradient = objective(start)
+def _begin(start: Tensor, loss: Tensor, gradient: Tensor, history: int) -> _State:
     batch, size = start.shape
     return _State(
         point=start,
@@ -135,13 +198,16 @@ def _direction(state: _State, gradient: Tensor, newest: int) -> Tensor:
     return q
 
 
-def _judge(state: _State, trial: Tensor, loss: Tensor, gradient: Tensor, *, slot: int) -> _State:
-    """Accept or reject each row's trial, and learn the pair of its step and change of gradient either way."""
+def _judge(state: _State, trial: Tensor, loss: Tensor, gradient: Tensor, *, slot: int, done: Tensor) -> _State:
+    """Accept or reject each row's trial, and learn the pair of its step and change of gradient either way.
+
+    A row that is done takes no trial any more.
+    """
     step, change = trial - state.point, gradient - state.gradient
     product, step_norm2, change_norm2 = _dot(step, change), _dot(step, step), _dot(change, change)
     finite = change_norm2.isfinite() & loss.isfinite()
     usable = finite & (product > CURVATURE * (step_norm2 * change_norm2).sqrt())
-    accepted = finite & (loss <= state.loss)
+    accepted = finite & (loss <= state.loss) & ~done
     length = (step_norm2 / step.shape[1]).sqrt()
 
     state.steps[slot] = step

@@ -17,15 +17,15 @@ from workers.attribution.paths import explain
 from workers.attribution.predict import predict
 from workers.classes import class_index
 from workers.codec import decode, to_uint8
-from workers.deepdream import DreamResult, StagePlan, deepdream
+from workers.deepdream import DreamResult, deepdream
 from workers.description import prepare_model
-from workers.dream_objective import guide_features
+from workers.dream_objective import StagePlan, guide_features
 from workers.features import Network
 from workers.layers import Task, default_layers
 from workers.models import build_network
-from workers.params import AttributionParams, ImageParams, Layer, ModelParams, Stage, StyleParams
+from workers.params import AttributionParams, DreamLayer, ImageParams, Layer, ModelParams, Stage, StyleParams
 from workers.storage import read_bytes
-from workers.style import StyleResult, style_target
+from workers.style import StyleResult
 from workers.style import stylise as stylise_all
 
 
@@ -79,25 +79,30 @@ def dream(
     *,
     guide: Tensor | None = None,
     init: Literal["image", "grey", "noise"] = "image",
+    colors: Literal["free", "luminance", "histogram"] = "free",
     seed: int = 0,
     on_step: Callable[[], None] = lambda: None,
     **stage: Any,
 ) -> DreamResult:
     """Dream `images` (B x 3 x H x W in [0, 1]) in one stage; see `workers.deepdream.deepdream` for what that is.
 
-    `stage` are the keys of a job's stage: layers, class_, octaves, octave_scale, iterations, step, jitter, with the
-    same defaults. `guide` (3 x h x w in [0, 1]) is a picture whose features are amplified. `on_step` is called after
-    every gradient step. Raises ValueError for an unknown key, ModelError for an unknown layer or class.
+    `stage` are the keys of a job's stage: layers, class_, octaves, octave_scale, iterations, step, jitter, ..., with
+    the same defaults. `guide` (3 x h x w in [0, 1]) is a picture whose features are amplified, in all layers. `on_step`
+    is called after every gradient step. Raises ValueError for an unknown key, ModelError for an unknown layer or class.
     """
     params = Stage.model_validate(stage)
+    layers = params.layers or []
+    index = None
     if params.class_ is not None:
         index = class_index(params.class_, network.classes or 0, network.categories)
-        plan = StagePlan(params, class_index=index)
-    else:
-        layers = params.layers or _defaults(network, "deepdream")
-        features = None if guide is None else guide_features(network, guide, layers)
-        plan = StagePlan(params, layers, guide=features)
-    return deepdream(network, images, [plan], _seeds(seed, images), init=init, on_step=on_step)
+    elif not layers:
+        layers = [DreamLayer(name=layer.name) for layer in _defaults(network, "deepdream")]
+    guides: dict[str, dict[str, Tensor]] = {}
+    if guide is not None:
+        layers = [layer.model_copy(update={"guide": "given"}) for layer in layers]
+        guides = {"given": guide_features(network, guide, layers)}
+    plan = StagePlan(params, layers, class_index=index, guides=guides)
+    return deepdream(network, images, [plan], _seeds(seed, images), init=init, colors=colors, on_step=on_step)
 
 
 def stylise(
@@ -120,7 +125,7 @@ def stylise(
     style_layers = checked.style_layers or _defaults(network, "style")
     checked = checked.model_copy(update={"content_layers": content_layers, "style_layers": style_layers})
     pictures = [styles] if isinstance(styles, Tensor) else list(styles)
-    targets = [style_target(network, picture, style_layers) for picture in pictures]
+    targets = [style_targets(network, picture, checked) for picture in pictures]
     if len(targets) not in (1, len(contents)):
         raise ValueError(f"give one style for all, or one for each of {len(contents)} contents, not {len(targets)}")
     targets = targets * len(contents) if len(targets) == 1 else targets

@@ -81,36 +81,107 @@ ClassIndex = Annotated[int, Field(ge=0)]
 ClassList = Annotated[list[ClassIndex | str], Field(min_length=1)]
 
 
-class Stage(Params):
-    """One dream: what to amplify, and how."""
+Share = Annotated[float, Field(ge=0, le=1)]
+Pooling = Literal["max", "average"]
+Weight = Annotated[float, Field(ge=0, le=1e12)]
+"""Of a loss; a larger one could make it overflow."""
 
-    layers: Layers | None = Field(default=None, description=f"{_LAYERS}, unless class is given")
-    guide: str | None = Field(default=None, description="an image whose features are amplified")
+
+class DreamLayer(Layer):
+    """A layer to amplify: all of it, some channels, one position, or what it shares with a guide."""
+
+    position: tuple[Share, Share] | None = Field(
+        default=None, description="[down, across] as shares of the map's sides: the neurons at this place alone"
+    )
+    guide: str | None = Field(default=None, description="an image whose features are amplified here")
+
+
+DreamLayerRef = Annotated[DreamLayer, BeforeValidator(_layer_from_name, json_schema_input_type=str | DreamLayer)]
+DreamLayers = Annotated[list[DreamLayerRef], Field(min_length=1)]
+
+
+class Stage(Params):
+    """One dream: what to amplify, and how. Layers, guides and a class are added up, each with its weight."""
+
+    layers: DreamLayers | None = Field(
+        default=None,
+        description="names or {name: …, weight: …, channels: […], position: …, guide: …}; "
+        "null: the family's default, unless class is given",
+    )
+    guide: str | None = Field(default=None, description="of all layers that have no guide of their own")
     class_: ClassIndex | str | None = Field(
         None, alias="class", description="a class whose logit is amplified: name or index"
     )
+    class_weight: float = Field(default=1.0, description="of the logit, beside layers")
     octaves: int = Field(default=4, ge=1, description="sizes dreamed at, from the coarsest to the full one")
     octave_scale: float = Field(default=1.4, gt=1, description="from one octave's size to the next")
     iterations: int = Field(default=10, ge=1, description="gradient steps an octave")
     step: float = Field(default=1.5, gt=0, description="mean change a step, in grey levels of 255")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        default="constant", description="how the step falls over an octave; linear, cosine: towards zero"
+    )
     jitter: int = Field(default=32, ge=0, description="largest random shift, in pixels")
+    normalize: Literal["mean", "std", "laplacian"] = Field(
+        default="mean",
+        description="what a gradient is divided by: its mean size | its standard deviation | in each band of "
+        "frequencies that band's own",
+    )
+    smoothing: float = Field(
+        default=0.0, ge=0, le=64, description="pixels (sigma) by which a gradient is blurred, falling over an octave"
+    )
+    tv_weight: Share = Field(
+        default=0.0,
+        description="descent on the total variation of what is dreamt, each step; 1: to the neighbours' mean",
+    )
+    tile: int | None = Field(
+        default=None, ge=64, description="largest side of what the network sees at once, which bounds memory"
+    )
 
     @model_validator(mode="after")
-    def _one_objective(self) -> Stage:
-        if self.class_ is not None and (self.guide is not None or self.layers is not None):
-            raise ValueError("give either class, or layers (with or without guide), not both")
+    def _fits_together(self) -> Stage:
+        if self.guide is not None and self.class_ is not None and self.layers is None:
+            raise ValueError("a guide needs layers: name some, or leave out guide or class")
+        if self.tile is not None and any(layer.position for layer in self.layers or ()):
+            raise ValueError("a position is one of the whole image: leave out tile, or position")
         return self
+
+
+class ChannelSheet(Params):
+    """One output for each of a layer's channels, instead of what the stages say."""
+
+    layer: str
+    first: int = Field(default=0, ge=0, description="the first channel")
+    count: int = Field(default=64, ge=1, le=4096, description="how many channels")
 
 
 class DeepDreamParams(Params):
     """DeepDream: stages run one after the other, each on the result of the last."""
 
-    init: Literal["image", "grey", "noise"] = "image"
+    init: Literal["image", "grey", "noise"] = Field(
+        default="image", description="what is dreamed on; grey, noise: the image gives only the frame"
+    )
+    colors: Literal["free", "luminance", "histogram"] = Field(
+        default="free",
+        description="luminance: only lightness changes | histogram: colours have the image's mean and covariance",
+    )
+    pooling: Pooling = Field(default="max", description="average: what the network's max pooling layers do")
+    channel_sheet: ChannelSheet | None = Field(
+        default=None, description="an output for each channel of a layer; stages then only say how"
+    )
     stages: list[Stage] = Field(
         default_factory=lambda: [Stage.model_validate({})],
         min_length=1,
         description="one after the other, each on the result of the last",
     )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> DeepDreamParams:
+        if self.colors != "free" and self.init != "image":
+            raise ValueError(f"a {self.init} start has no colours to keep: leave out colors, or init")
+        aims = [stage for stage in self.stages if stage.guide is not None or stage.class_ is not None or stage.layers]
+        if self.channel_sheet and aims:
+            raise ValueError("a channel_sheet says what to amplify: leave out the stages' layers, guide and class")
+        return self
 
 
 class StyleParams(Params):
@@ -118,26 +189,58 @@ class StyleParams(Params):
 
     styles: list[str] = Field(min_length=1, description="files, globs, folders or URIs")
     assign: str = Field(default="all", description="all (the grid) | random (by image identity) | cycle | a column")
+    blend: list[Weight] | None = Field(
+        default=None, min_length=1, description="weights, one a style: a mixture of them all instead of each alone"
+    )
+    strength: Share = Field(
+        default=0.5, description="0: hardly touched, 1: nothing but style; style_weight times 100^(2 strength - 1)"
+    )
+    style_scale: float = Field(
+        default=1.0, ge=0.1, le=4, description="size of the style's strokes: its image's short side over the content's"
+    )
     content_layers: Layers | None = Field(default=None, description=_LAYERS)
     style_layers: Layers | None = Field(default=None, description=_LAYERS)
-    content_weight: float = Field(
-        default=1.0, ge=0, description="of the features' squared error, relative to the content's"
+    content_weight: Weight = Field(default=1.0, description="of the features' squared error, relative to the content's")
+    style_weight: Weight = Field(default=5.0, description="of the statistics' squared error, relative to the style's")
+    tv_weight: Weight = Field(default=0.0, description="of neighbouring pixels' squared differences, per pixel")
+    statistics: Literal["gram", "covariance"] = Field(
+        default="gram", description="what makes a style: Gram matrices | means and covariances"
     )
-    style_weight: float = Field(
-        default=5.0, ge=0, description="of the Gram matrices' squared error, relative to the style's"
+    pooling: Pooling = Field(default="max", description="average: what the network's max pooling layers do")
+    colors: Literal["free", "luminance", "histogram"] = Field(
+        default="free",
+        description="the content's kept: luminance: its chroma in the result | histogram: its colours' mean and "
+        "covariance in the style",
     )
-    tv_weight: float = Field(default=0.0, ge=0, description="of neighbouring pixels' squared differences, per pixel")
     init: Literal["content", "noise", "grey"] = "content"
+    scales: int = Field(
+        default=1, ge=1, le=8, description="sizes painted at, from coarse to the full one, each twice the last"
+    )
     optimizer: Literal["lbfgs", "adam"] = "lbfgs"
-    iterations: int = Field(default=300, ge=1, description="steps of the optimiser")
+    iterations: int = Field(default=300, ge=1, description="most steps of the optimiser, at each scale")
+    plateau: Share = Field(
+        default=0.0, description="an image is done when ten steps lower its loss by less than this share; 0: never"
+    )
     history: int = Field(default=10, ge=1, description="L-BFGS pairs kept for each image")
     learning_rate: float = Field(default=0.02, gt=0, description="Adam only, in units of the pixel range")
 
     @model_validator(mode="after")
-    def _layers_once(self) -> StyleParams:
+    def _layers_make_a_loss(self) -> StyleParams:
         for layers in (self.content_layers or [], self.style_layers or []):
             if len({layer.name for layer in layers}) < len(layers):
                 raise ValueError("a layer can be named only once: join its channels in one list")
+            if any(not 0 <= layer.weight <= 1e12 for layer in layers):
+                raise ValueError("a layer's weight must be from 0 to 1e12: the loss must have a minimum")
+        if not (self.content_weight or self.style_weight or self.tv_weight):
+            raise ValueError("content_weight, style_weight and tv_weight are all 0: there is nothing to paint")
+        return self
+
+    @model_validator(mode="after")
+    def _blend_is_a_mixture(self) -> StyleParams:
+        if self.blend is not None and self.assign != "all":
+            raise ValueError("a blend is the one style of every image: leave out assign, or blend")
+        if self.blend is not None and not sum(self.blend):
+            raise ValueError("the weights of blend are all 0")
         return self
 
 

@@ -13,6 +13,7 @@ from jobs.mistakes import find_mistakes
 from jobs.spec import JobFileError, dump_job, json_schema, load_job
 from pipeline.config import JobConfig
 from workers.errors import PixgradError
+from workers.params import Stage, StyleParams
 
 DREAM = """\
 name: pets
@@ -134,11 +135,8 @@ def test_aliases_and_merges_repeat_what_they_name(here):
     assert one == two and three == one.model_copy(update={"iterations": 5, "octaves": 2})
 
 
-STYLE_KEYS = (
-    "styles, assign, content_layers, style_layers, content_weight, style_weight, tv_weight, init, optimizer, "
-    "iterations, history, learning_rate"
-)
-STAGE_KEYS = "layers, guide, class, octaves, octave_scale, iterations, step, jitter"
+STYLE_KEYS = ", ".join(StyleParams.model_fields)
+STAGE_KEYS = ", ".join(Stage.model_fields).replace("class_,", "class,")
 N = "a whole number of at least 1"
 RULES = f"{{trapezoid: {N}}}, {{left: {N}}}, {{right: {N}}}, {{middle: {N}}} or {{gauss_legendre: {N}}}"
 
@@ -158,7 +156,7 @@ WRONG_VALUES = {
     "unknown key in a layer of a stage": (
         DREAM.replace("weight: 0.5", "wieght: 0.5"),
         'job.yaml:21: deepdream.stages.1.layers.0.wieght: unknown key, did you mean "weight"? '
-        "Known keys: name, weight, channels",
+        "Known keys: name, weight, channels, position, guide",
     ),
     "unknown key of two lines": (
         STYLE + '  "a\\nb": 1\n',
@@ -273,8 +271,8 @@ WRONG_VALUES = {
         "job.yaml:24: style: give exactly one of deepdream, style, attribution, not deepdream and style",
     ),
     "rule between keys": (
-        DREAM.replace("class: null", "class: 3"),
-        "job.yaml:18: deepdream.stages.0: give either class, or layers (with or without guide), not both",
+        DREAM.replace("layers: [relu4_3], guide: null, class: null", "guide: a.jpg, class: 3"),
+        "job.yaml:18: deepdream.stages.0: a guide needs layers: name some, or leave out guide or class",
     ),
     "rule between workers": (
         DREAM.replace("min: 0, max: auto", "min: 3, max: 2"),
@@ -471,7 +469,9 @@ TEXTS = st.one_of(st.sampled_from(NASTY), st.text(st.characters(exclude_characte
 NUMBERS = st.floats(0, 1e300, exclude_min=True)
 
 
-@given(st.lists(TEXTS, min_size=1), TEXTS, TEXTS, NUMBERS, NUMBERS, st.integers(0, 2**63 - 1))
+@given(
+    st.lists(TEXTS, min_size=1), TEXTS, TEXTS, st.floats(0, 1e12, exclude_min=True), NUMBERS, st.integers(0, 2**63 - 1)
+)
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_dump_keeps_every_text_and_number(here, styles, name, uri, weight, rate, seed):
     style = {"styles": styles, "style_weight": weight, "learning_rate": rate, "style_layers": [{"name": name}]}

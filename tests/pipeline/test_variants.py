@@ -49,6 +49,24 @@ def test_a_column_names_the_style() -> None:
     assert styles("painter")[:4] == [0, 1, 2, "x"]
 
 
+def test_a_style_is_known_by_its_name_and_by_its_uri() -> None:
+    variants = variants_of(config(style={"styles": ["x"], "assign": "painter"}), STYLES)
+    values = [variants.of(ImageRef("i.jpg", columns={"painter": word}), 0)[0].value for word in ("b", "/styles/b.jpg")]
+    assert values == [1, 1]
+
+
+def test_a_blend_is_one_output_an_image() -> None:
+    variants = variants_of(config(style={"styles": ["x"], "blend": [1, 2, 3]}), STYLES)
+    assert [(v.name, v.value) for v in variants.of(IMAGES[0], 0)] == [("", 0)]
+
+
+def test_a_sheet_has_each_channel_by_number() -> None:
+    sheet = {"layer": "relu4_1", "first": 62, "count": 3}
+    variants = variants_of(config(deepdream={"channel_sheet": sheet}), [])
+    assert list(variants.names) == ["relu4_1-0062", "relu4_1-0063", "relu4_1-0064"]
+    assert [v.value for v in variants.of(IMAGES[0], 0)] == [62, 63, 64]
+
+
 @pytest.mark.parametrize(
     ("target", "names", "values"),
     [

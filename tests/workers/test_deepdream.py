@@ -17,12 +17,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from workers import dream_objective
-from workers.deepdream import DreamResult, ascend, deepdream
+from workers.colors import keep_chroma, match_colors
+from workers.deepdream import DreamResult, deepdream
 from workers.dream_objective import StagePlan, guide_features, stage_objective
+from workers.dream_step import ascend
 from workers.errors import ModelError
 from workers.features import LOGITS, Network
 from workers.models import build_network
-from workers.params import Layer, ModelParams, Stage
+from workers.params import DreamLayer, ModelParams, Stage
 from workers.weights import local_weights
 
 MEAN, STD = (0.375, 0.5, 0.625), (0.25, 0.3125, 0.25)  # the network keeps float32: these are exact
@@ -63,10 +65,12 @@ def photo(path: Path, height: int, width: int) -> Tensor:
     return torch.from_numpy(pixels / 255).permute(2, 0, 1).unsqueeze(0)
 
 
-def plan(*layers: Layer | str, class_index: int | None = None, guide: Any = None, **stage: Any) -> StagePlan:
-    named = [Layer(name=layer) if isinstance(layer, str) else layer for layer in layers]
+def plan(*layers: DreamLayer | str, class_index: int | None = None, guide: Any = None, **stage: Any) -> StagePlan:
+    named = [DreamLayer(name=layer) if isinstance(layer, str) else layer for layer in layers]
+    if guide:
+        named = [layer.model_copy(update={"guide": "guide"}) for layer in named]
     values = {"octaves": 2, "iterations": 3, "jitter": 5, **stage}
-    return StagePlan(Stage.model_validate(values), named, class_index, guide)
+    return StagePlan(Stage.model_validate(values), named, class_index, {"guide": guide} if guide else {})
 
 
 def dream(network: Network, images: Tensor, *stages: StagePlan, seeds: Sequence[int] | None = None, **more: Any):
@@ -107,7 +111,7 @@ def resize_with_pillow(image: Array, height: int, width: int) -> Array:
 def test_one_step_is_the_formula(network: Network, photos: Tensor) -> None:
     objective = stage_objective(network, plan("relu1"), maximise_activation=False)
     shifts = [(3, -4), (0, 0), (-5, 11)]
-    stepped = ascend(objective, photos, 1.5, shifts)
+    stepped = ascend(objective, photos, Stage.model_validate({}), shifts)
     for image, shift, result, value in zip(photos, shifts, stepped, objective(photos), strict=True):
         expected = step_in_numpy(image.numpy(), 1.5, shift, *convolution(network))
         np.testing.assert_allclose(result.numpy(), expected, rtol=0, atol=1e-12)
@@ -152,8 +156,10 @@ def test_one_step_on_vgg19_is_the_formula(photographs: dict[str, Path]) -> None:
 
 
 def test_an_image_in_a_batch_is_as_if_alone(network: Network, photos: Tensor) -> None:
-    guide = guide_features(network, photos[1], [Layer(name="relu2")])
-    stages = [plan("relu1", Layer(name="relu2", weight=3.0)), plan("relu2", guide=guide), plan(class_index=3)]
+    guide = guide_features(network, photos[1], [DreamLayer(name="relu2")])
+    stages = [plan("relu1", DreamLayer(name="relu2", weight=3.0)), plan("relu2", guide=guide), plan(class_index=3)]
+    mended = {"normalize": "laplacian", "smoothing": 2.0, "tv_weight": 0.1, "schedule": "cosine", "tile": 64}
+    stages.append(plan("relu2", **mended))
     together = dream(network, photos, *stages, seeds=[7, 8, 9])
     for i in range(3):
         alone = dream(network, photos[i : i + 1], *stages, seeds=[7 + i])
@@ -165,8 +171,8 @@ def test_an_image_in_a_batch_is_as_if_alone(network: Network, photos: Tensor) ->
 def test_companions_change_no_bit(photos: Tensor, memory_format: torch.memory_format) -> None:
     network = small_network(torch.float32).to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
     images = photos.float()
-    guide = guide_features(network, images[1], [Layer(name="relu2")])
-    stages = [plan("relu1", Layer(name="relu2", channels=[1, 5])), plan("relu2", guide=guide)]
+    guide = guide_features(network, images[1], [DreamLayer(name="relu2")])
+    stages = [plan("relu1", DreamLayer(name="relu2", channels=[1, 5])), plan("relu2", guide=guide)]
     seeds = [7, 8, 9]
     first = dream(network, images, *stages, seeds=seeds)
     for order in ([2, 0, 1], [1, 1, 1], [0, 2, 2]):
@@ -197,9 +203,9 @@ def test_an_image_dreams_by_its_own_seed(network: Network, photos: Tensor) -> No
 def test_jitter_differs_by_stage_and_octave(network: Network, photos: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, int]] = []
 
-    def spy(objective, images, step, shifts):
+    def spy(objective, images, stage, shifts, **more):
         seen.extend(shifts)
-        return ascend(objective, images, step, shifts)
+        return ascend(objective, images, stage, shifts, **more)
 
     monkeypatch.setattr("workers.deepdream.ascend", spy)
     dream(network, photos[:1], plan("relu1", iterations=40, jitter=3), plan("relu1", iterations=40, jitter=3))
@@ -212,7 +218,11 @@ def test_jitter_differs_by_stage_and_octave(network: Network, photos: Tensor, mo
 
 
 def test_layers_weigh_by_their_mean(network: Network, photos: Tensor) -> None:
-    layers = [Layer(name="relu1", weight=2.0), Layer(name="conv2", weight=0.5, channels=[3, 0]), Layer(name="relu1")]
+    layers = [
+        DreamLayer(name="relu1", weight=2.0),
+        DreamLayer(name="conv2", weight=0.5, channels=[3, 0]),
+        DreamLayer(name="relu1"),
+    ]
     with torch.no_grad():
         activations = network(photos, ["relu1", "conv2"])
     relu1, conv2 = activations["relu1"].numpy(), activations["conv2"].numpy()[:, [3, 0]]
@@ -222,7 +232,7 @@ def test_layers_weigh_by_their_mean(network: Network, photos: Tensor) -> None:
 
 
 def test_only_chosen_channels_are_climbed(network: Network, photos: Tensor) -> None:
-    objective = stage_objective(network, plan(Layer(name="relu2", channels=[5])), maximise_activation=False)
+    objective = stage_objective(network, plan(DreamLayer(name="relu2", channels=[5])), maximise_activation=False)
     x = photos.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(objective(x).sum(), x)
     y = photos.clone().requires_grad_()
@@ -234,7 +244,7 @@ def test_only_chosen_channels_are_climbed(network: Network, photos: Tensor) -> N
 def test_a_guide_gives_its_best_matching_vectors(
     network: Network, photos: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layer = Layer(name="relu2", channels=[0, 2, 9])
+    layer = DreamLayer(name="relu2", channels=[0, 2, 9])
     guide = guide_features(network, photos[1, :, :30, :34], [layer])
     assert guide["relu2"].shape == (16, 15 * 17)
     stage = plan(layer, guide=guide)
@@ -254,7 +264,7 @@ def test_a_guide_gives_its_best_matching_vectors(
 
 
 def test_guided_dreams_come_closer_to_their_guide(network: Network, photos: Tensor) -> None:
-    layers = [Layer(name="relu2")]
+    layers = [DreamLayer(name="relu2")]
     stages = [plan(*layers, guide=guide_features(network, image, layers)) for image in photos[:2]]
     by_guide = [dream(network, photos[2:], stage) for stage in stages]
     assert not torch.equal(by_guide[0].images, by_guide[1].images)
@@ -282,13 +292,65 @@ def test_stages_work_on_the_result_of_the_last(network: Network, photos: Tensor)
     assert at_once.iterations == 2 * 3 + 3 * 3
 
 
+def test_layers_guides_neurons_and_a_class_add_up(network: Network, photos: Tensor) -> None:
+    guide = guide_features(network, photos[1], [DreamLayer(name="relu2")])
+    neuron = DreamLayer(name="relu1", channels=[2, 3], position=(0.5, 1.0), weight=0.7)
+    guided = DreamLayer(name="relu2", guide="g", weight=2.0)
+    parts = [
+        StagePlan(Stage.model_validate({"class_weight": 0.3}), layers, index, {"g": guide})
+        for layers, index in (([neuron], None), ([guided], None), ([], 3), ([neuron, guided], 3))
+    ]
+    values = [stage_objective(network, part, maximise_activation=False)(photos) for part in parts]
+    torch.testing.assert_close(values[3], values[0] + values[1] + values[2], rtol=1e-12, atol=0)
+    with torch.no_grad():
+        activations = network(photos, ["relu1", LOGITS])
+    at = activations["relu1"][:, [2, 3], 20, 55]
+    torch.testing.assert_close(values[0], 0.7 * at.square().mean(1) / 2, rtol=1e-12, atol=0)
+    torch.testing.assert_close(values[2], 0.3 * activations[LOGITS][:, 3], rtol=1e-12, atol=0)
+
+
+def test_a_neuron_moves_only_what_it_sees(network: Network, photos: Tensor) -> None:
+    neuron = DreamLayer(name="relu1", position=(0.25, 0.5))
+    result = dream(network, photos, plan(neuron, octaves=1, jitter=0))
+    changed = (result.images != photos).any(1)
+    assert changed[:, 9:12, 27:30].any() and not changed[:, :9].any() and not changed[..., 30:].any()
+
+
+def test_each_image_of_a_sheet_climbs_its_own_channel(network: Network, photos: Tensor) -> None:
+    stage = Stage.model_validate({"octaves": 2, "iterations": 3, "jitter": 5})
+    channels = torch.tensor([4, 7, 4])
+    sheet = StagePlan(stage, [DreamLayer(name="relu2")], channels=channels)
+    together = deepdream(network, photos, [sheet], [0, 1, 2], init="grey")
+    for i, channel in enumerate(channels.tolist()):
+        own = plan(DreamLayer(name="relu2", channels=[channel]))
+        alone = dream(network, photos[i : i + 1], own, seeds=[i], init="grey")
+        torch.testing.assert_close(alone.images[0], together.images[i], rtol=0, atol=1e-10)
+
+
+def test_large_images_in_tiles_dream_much_the_same(network: Network, photographs: dict[str, Path]) -> None:
+    image = photo(photographs["coffee"], 160, 200)
+    whole, tiled = (dream(network, image, plan("relu2", tile=tile, jitter=64)) for tile in (None, 64))
+    assert tiled.objective_last.item() == pytest.approx(whole.objective_last.item(), rel=0.1)
+    together = dream(network, image.expand(2, -1, -1, -1), plan("relu2", tile=64, jitter=64), seeds=[1, 0])
+    torch.testing.assert_close(together.images[1], tiled.images[0], rtol=0, atol=1e-10)
+
+
+def test_colours_are_kept(network: Network, photos: Tensor) -> None:
+    free, luminance, histogram = (
+        dream(network, photos, plan("relu2", step=4), colors=colors) for colors in ("free", "luminance", "histogram")
+    )
+    torch.testing.assert_close(luminance.images, keep_chroma(free.images, photos))
+    torch.testing.assert_close(histogram.images, match_colors(free.images, photos))
+    assert torch.equal(luminance.objective_last, free.objective_last)
+
+
 # Blank starts.
 
 
 @pytest.mark.parametrize("init", ["grey", "noise"])
 def test_a_blank_start_excites_a_filter(vgg19: Network, init: Literal["grey", "noise"]) -> None:
     images = torch.zeros(1, 3, 64, 64)
-    layer = Layer(name="relu4_1", channels=[filter_silent_on_grey(vgg19)])
+    layer = DreamLayer(name="relu4_1", channels=[filter_silent_on_grey(vgg19)])
     result = dream(vgg19, images, plan(layer, iterations=4, jitter=8), init=init)
     others = deepdream(vgg19, images, [plan("relu4_1", iterations=4, jitter=8)], [0], init=init)
     assert mean_activation(vgg19, result, layer) > 10
@@ -302,13 +364,13 @@ def filter_silent_on_grey(network: Network) -> int:
     return int((activations.amax((0, 2, 3)) == 0).nonzero()[0])
 
 
-def mean_activation(network: Network, result: DreamResult, layer: Layer) -> float:
+def mean_activation(network: Network, result: DreamResult, layer: DreamLayer) -> float:
     with torch.no_grad():
         return network(result.images, [layer.name])[layer.name][:, layer.channels].mean().item()
 
 
 def test_the_gradient_of_a_maximised_filter_is_one(network: Network, photos: Tensor) -> None:
-    layer = Layer(name="relu2", channels=[2])
+    layer = DreamLayer(name="relu2", channels=[2])
     x = photos.clone().requires_grad_()
     objective = stage_objective(network, plan(layer), maximise_activation=True)
     (gradient,) = torch.autograd.grad(objective(x).sum(), x)
@@ -321,7 +383,7 @@ def test_the_gradient_of_a_maximised_filter_is_one(network: Network, photos: Ten
 
 
 def test_noise_comes_from_the_seed_alone(network: Network, photos: Tensor) -> None:
-    silent = plan(Layer(name="relu1", weight=0.0))
+    silent = plan(DreamLayer(name="relu1", weight=0.0))
     noise = dream(network, photos, silent, seeds=[1, 2, 1], init="noise").images
     assert torch.equal(noise[0], noise[2])
     assert (noise[0] - noise[1]).abs().mean() > 0.05
@@ -341,7 +403,7 @@ def test_a_photograph_is_dreamed_on(vgg19: Network, photographs: dict[str, Path]
 
 
 def test_without_a_gradient_an_image_stays_as_it_is(network: Network, photos: Tensor) -> None:
-    result = dream(network, photos, plan(Layer(name="relu1", weight=0.0), octaves=4))
+    result = dream(network, photos, plan(DreamLayer(name="relu1", weight=0.0), octaves=4))
     torch.testing.assert_close(result.images, photos, rtol=0, atol=1e-12)
 
 
@@ -386,6 +448,6 @@ def test_what_is_not_there_is_a_model_error(network: Network, photos: Tensor) ->
     with pytest.raises(ModelError, match="relu9"):
         dream(network, photos, plan("relu9"))
     with pytest.raises(ModelError, match="channels 0 to 7"):
-        dream(network, photos, plan(Layer(name="relu1", channels=[8])))
+        dream(network, photos, plan(DreamLayer(name="relu1", channels=[8])))
     with pytest.raises(ModelError, match="logits"):
         dream(network, photos, plan(class_index=5))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,8 +57,31 @@ SECTIONS: dict[str, Section] = {
         {"styles": ["x"], "content_layers": ["conv1"], "style_layers": ["conv1", "conv2"], "iterations": 3}
     ),
     "attribution": AttributionParams.model_validate({"rule": {"trapezoid": 4}}),
+    "sheet": DeepDreamParams.model_validate(
+        {
+            "init": "grey",
+            "channel_sheet": {"layer": "conv2"},
+            "stages": [{"octaves": 2, "iterations": 2, "jitter": 4, "smoothing": 1.0}],
+        }
+    ),
+    "blend": StyleParams.model_validate(
+        {
+            "styles": ["x", "y"],
+            "blend": [1, 2],
+            "colors": "histogram",
+            "scales": 2,
+            "statistics": "covariance",
+            "content_layers": ["conv1"],
+            "style_layers": ["conv1", "conv2"],
+            "iterations": 3,
+        }
+    ),
 }
-ENGINES: dict[str, type[Engine]] = {"deepdream": DreamEngine, "style": StyleEngine, "attribution": AttributionEngine}
+ENGINES: dict[type[Any], type[Engine]] = {
+    DeepDreamParams: DreamEngine,
+    StyleParams: StyleEngine,
+    AttributionParams: AttributionEngine,
+}
 
 
 Make = Callable[[str], tuple[Engine, Small]]
@@ -66,16 +90,20 @@ Make = Callable[[str], tuple[Engine, Small]]
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
     """Make an engine of a task, and give its network too."""
-    style = encode_png(item(99).decoded.pixels)
-    (tmp_path / "style.png").write_bytes(style)
-    return lambda task: engine(task, Picture(str(tmp_path / "style.png"), "style", hashlib.sha256(style).hexdigest()))
+    styles = []
+    for number in (98, 99):
+        style = encode_png(item(number).decoded.pixels)
+        path = tmp_path / f"{number}.png"
+        path.write_bytes(style)
+        styles.append(Picture(str(path), "style", hashlib.sha256(style).hexdigest()))
+    return lambda kind: engine(kind, styles)
 
 
-def engine(task: str, style: Picture) -> tuple[Engine, Small]:
+def engine(kind: str, styles: Sequence[Picture]) -> tuple[Engine, Small]:
     network = Small()
     setup = WorkerSetup(
-        task=task,  # pyright: ignore[reportArgumentType]
-        params=SECTIONS[task],
+        task="style",
+        params=SECTIONS[kind],
         model=ModelParams(),
         min_side=4,
         categories=None,
@@ -89,10 +117,9 @@ def engine(task: str, style: Picture) -> tuple[Engine, Small]:
         precision="fp32",
         threads=2,
         batch=BatchPlan(images=BATCH, pixels=0, most=BATCH),
-        styles=(style,),
-        guides=(None,),
+        styles=styles,
     )
-    made = ENGINES[task](setup, Network(network, [0.5] * 3, [0.2] * 3, input_side=SIDE))
+    made = ENGINES[type(SECTIONS[kind])](setup, Network(network, [0.5] * 3, [0.2] * 3, input_side=SIDE))
     network.seen.clear()
     return made, network
 
@@ -104,7 +131,8 @@ def item(number: int, variant: int | str = "predicted", side: int = SIDE) -> Ite
 
 
 def items(task: str, numbers: Sequence[int]) -> list[Item]:
-    return [item(n, 0 if task == "style" else "predicted") for n in numbers]
+    variants = {"style": 0, "blend": 0, "sheet": 3, "deepdream": ""}
+    return [item(n, variants.get(task, "predicted")) for n in numbers]
 
 
 def run(engine: Engine, items: Sequence[Item]) -> list[dict[str, bytes]]:
@@ -130,6 +158,28 @@ def test_no_output_depends_on_its_company(make: Make, task: str) -> None:
     assert len({tuple(files.values()) for files in alone}) == 6
 
 
+def test_a_sheet_has_a_picture_for_each_channel_whatever_else_is_on_it(make: Make) -> None:
+    made, _ = make("sheet")
+    alone = [run(made, [item(0, channel)])[0]["png"] for channel in range(6)]
+    assert len(set(alone)) == 6
+    assert [files["png"] for files in run(made, [item(0, channel) for channel in (5, 0, 3)])] == [
+        alone[channel] for channel in (5, 0, 3)
+    ]
+
+
+def test_a_blend_is_told_with_all_its_styles(make: Make) -> None:
+    [(_, columns)] = encoded(make("blend")[0].run(items("blend", [0]), lambda: None))
+    assert [Path(uri).name for uri in str(columns["style_uri"]).split(" + ")] == ["98.png", "99.png"]
+    assert columns["iterations"] == 6
+
+
+def test_a_loss_that_is_no_number_fails_alone(make: Make) -> None:
+    made, network = make("style")
+    network.conv2.weight.data *= 1e30
+    results = made.run(items("style", [0]), lambda: None)
+    assert isinstance(results[0], ImageError) and results[0].code == "not_finite"
+
+
 @pytest.mark.parametrize("task", list(SECTIONS))
 def test_the_network_sees_batches_of_one_size(make: Make, task: str) -> None:
     made, network = make(task)
@@ -137,7 +187,7 @@ def test_the_network_sees_batches_of_one_size(make: Make, task: str) -> None:
         results = made.run(items(task, numbers), lambda: None)
         assert len(results) == len(numbers)
         assert {r.batch_shape for r in results if not isinstance(r, ImageError)} == {f"{BATCH}x3x{SIDE}x{SIDE}"}
-    of_a_style = {1} if task == "style" else set[int]()  # its targets, once
+    of_a_style = {1} if isinstance(SECTIONS[task], StyleParams) else set[int]()  # its targets
     assert set(network.seen) == {BATCH} | of_a_style
 
 

@@ -122,6 +122,21 @@ def test_pruning_keeps_weights_that_are_used_without_a_call():
     assert isinstance(network.module.last, nn.Identity)
 
 
+def test_average_pooling_averages_the_same_windows(pixels: Tensor):
+    pool, last = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True), nn.Conv2d(3, 4, 1)
+    network = Network(nn.Sequential(pool, last), (0, 0, 0), (1, 1, 1), input_side=32)
+    network.pool_by_average()
+    within = nn.functional.pad(torch.ones_like(pixels[..., :31, :31]), (1, 2, 1, 2))
+    padded = nn.functional.pad(pixels[..., :31, :31], (1, 2, 1, 2))
+    expected = (nn.functional.avg_pool2d(padded, 3, 2) / nn.functional.avg_pool2d(within, 3, 2))[..., :16, :16]
+    torch.testing.assert_close(network(pixels[..., :31, :31], ["0"])["0"], expected)
+
+
+def test_a_network_without_max_pooling_says_so():
+    with pytest.raises(ModelError, match="no max pooling"):
+        Network(nn.Conv2d(3, 4, 1), (0, 0, 0), (1, 1, 1), input_side=32).pool_by_average()
+
+
 def test_an_unknown_layer_is_answered_with_the_nearest_and_the_valid_ones(resnet: Network):
     with pytest.raises(ModelError, match=r"unknown layer 'layer5'; nearest: layer\d.*has: conv1, bn1, relu, maxpool"):
         resnet.resolve("layer5")

@@ -143,6 +143,55 @@ def test_does_not_stall_at_its_start_in_a_narrow_valley():
     torch.testing.assert_close(minimum.point, torch.full((1, 2), 0.7, dtype=torch.float64), atol=1e-4, rtol=0)
 
 
+MINIMISERS = [minimise_lbfgs, lambda *a, **k: minimise_adam(*a, learning_rate=0.02, **k)]
+
+
+@pytest.mark.parametrize("minimise", MINIMISERS)
+@pytest.mark.parametrize("exponent", [-100, -40, 40, 100])
+def test_the_units_of_a_loss_change_no_bit(minimise, exponent: int):
+    quadratic, centre = quadratics(2, condition=1e4)
+
+    def single(x: Tensor, exponent: int = 0) -> tuple[Tensor, Tensor]:
+        loss, gradient = quadratic(x.double())
+        return (loss * 2.0**exponent).float(), (gradient * 2.0**exponent).float()
+
+    start = torch.zeros_like(centre).float()
+    plain = minimise(single, start, iterations=40)
+    in_other_units = minimise(lambda x: single(x, exponent), start, iterations=40)
+    assert torch.equal(in_other_units.point, plain.point)
+    assert (plain.loss < single(start)[0] / 2).all()
+
+
+def test_a_row_at_its_minimum_stays_there():
+    objective, centre = quadratics(3)
+    start = torch.cat([centre[:1], torch.zeros_like(centre[1:])])
+    minimum = minimise_lbfgs(objective, start, iterations=100)
+    assert torch.equal(minimum.point[0], start[0])
+    torch.testing.assert_close(minimum.point[1:], centre[1:], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("minimise", MINIMISERS)
+def test_a_row_on_a_plateau_is_done_whatever_its_companions_do(minimise):
+    quadratic, centre = quadratics(3, condition=10.0)
+
+    def objective(x: Tensor) -> tuple[Tensor, Tensor]:
+        loss, gradient = quadratic(x)
+        return loss + 1, gradient
+
+    start = torch.stack([centre[0] + 1e-9, torch.full_like(centre[1], 0.5), torch.full_like(centre[2], 2.0)])
+    together = minimise(objective, start, iterations=400, plateau=0.02)
+    assert together.iterations[0] < together.iterations[2] < 400
+    for row in range(3):
+        alone = minimise(rows(objective, [row], 3), start[[row]], iterations=400, plateau=0.02)
+        assert alone.iterations[0] == together.iterations[row]
+        torch.testing.assert_close(alone.point[0], together.point[row], atol=1e-9, rtol=0)
+
+
+def test_without_a_plateau_no_iteration_is_saved():
+    objective, centre = quadratics(2)
+    assert minimise_lbfgs(objective, centre, iterations=25).iterations.tolist() == [25, 25]
+
+
 def test_a_step_to_nowhere_is_taken_back():
     def objective(x: Tensor) -> tuple[Tensor, Tensor]:
         """-log x, which is no number left of 0, plus x: the minimum is at 1."""

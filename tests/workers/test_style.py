@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from workers.errors import ModelError
 from workers.features import Network
 from workers.params import Layer, StyleParams
-from workers.style import StyleLosses, StyleResult, StyleTarget, gram, style_target, stylise, total_variation
+from workers.style import StyleResult, style_targets, stylise
+from workers.style_losses import StyleLosses, StyleTarget, blended, gram, style_target, total_variation
 
 CONTENT, STYLE = ["4"], ["0", "1", "4"]
 SEEDS = [11, 12, 13]
@@ -52,6 +54,11 @@ def targets(network: Network) -> list[StyleTarget]:
     return [style_target(network, picture, params().style_layers or []) for picture in pictures]
 
 
+def paint(network: Network, contents: Tensor, targets, p: StyleParams, seeds) -> StyleResult:
+    """At one scale."""
+    return stylise(network, contents, [[target] for target in targets], p, seeds)
+
+
 def params(**values: object) -> StyleParams:
     defaults = {
         "styles": ["any"],
@@ -89,7 +96,7 @@ def test_gram_accumulates_bfloat16_in_fp32():
 
 def test_losses_agree_with_the_closed_form(network: Network, contents: Tensor, targets: list[StyleTarget]):
     p = params(init="noise", content_weight=2.0, style_weight=30.0)
-    result = stylise(network, contents, targets, p, SEEDS)
+    result = paint(network, contents, targets, p, SEEDS)
     for b in range(3):
         content, style, _ = closed_form(network, result.images[b : b + 1], contents[b : b + 1], targets[b], p)
         assert result.content_loss[b].item() == pytest.approx(content, rel=1e-10)
@@ -169,9 +176,9 @@ def test_an_image_does_not_depend_on_its_companions(
     network: Network, contents: Tensor, targets, values: dict[str, object]
 ):
     p = params(**values)
-    together = stylise(network, contents, targets, p, SEEDS)
+    together = paint(network, contents, targets, p, SEEDS)
     for b in range(3):
-        alone = stylise(network, contents[b : b + 1], [targets[b]], p, [SEEDS[b]])
+        alone = paint(network, contents[b : b + 1], [targets[b]], p, [SEEDS[b]])
         torch.testing.assert_close(alone.images[0], together.images[b], atol=1e-9, rtol=0)
         torch.testing.assert_close(alone.total_loss[0], together.total_loss[b], rtol=1e-9, atol=0)
 
@@ -182,8 +189,8 @@ def test_a_permuted_batch_gives_the_same_bits(contents: Tensor):
     targets = [style_target(network, photograph(name, (32, 32), torch.float32), layers) for name in
                ("coffee.png", "grass.png", "brick.png")]  # fmt: skip
     order = [2, 0, 1]
-    together = stylise(network, contents, targets, params(init="noise"), SEEDS)
-    permuted = stylise(
+    together = paint(network, contents, targets, params(init="noise"), SEEDS)
+    permuted = paint(
         network, contents[order], [targets[i] for i in order], params(init="noise"), [SEEDS[i] for i in order]
     )
     assert torch.equal(permuted.images, together.images[order])
@@ -195,8 +202,8 @@ def test_a_permuted_batch_gives_the_same_bits(contents: Tensor):
 
 @pytest.mark.parametrize("init", ["content", "noise", "grey"])
 def test_style_is_reached_from_every_start(network: Network, contents: Tensor, targets, init: str):
-    before = stylise(network, contents, targets, params(init=init, iterations=1), SEEDS)
-    after = stylise(network, contents, targets, params(init=init, iterations=40), SEEDS)
+    before = paint(network, contents, targets, params(init=init, iterations=1), SEEDS)
+    after = paint(network, contents, targets, params(init=init, iterations=40), SEEDS)
     assert (after.style_loss * 3 < before.style_loss).all()
     check_result(after, contents, 40)
 
@@ -206,7 +213,7 @@ def test_style_loss_falls_by_ten_in_forty_iterations():
     p = params(iterations=40)
     target = style_target(network, photograph("coffee.png", (60, 70), torch.float32), p.style_layers or [])
     _, before, _ = StyleLosses.of(network, content, [target], p)(content)
-    assert stylise(network, content, [target], p, [0]).style_loss < before / 10
+    assert paint(network, content, [target], p, [0]).style_loss < before / 10
 
 
 def check_result(result: StyleResult, contents: Tensor, iterations: int) -> None:
@@ -223,7 +230,7 @@ def check_result(result: StyleResult, contents: Tensor, iterations: int) -> None
 def test_each_image_goes_to_its_own_style(network: Network, contents: Tensor, targets):
     p = params(iterations=40, content_weight=0.0)
     twins = contents[:1].expand(3, -1, -1, -1)
-    result = stylise(network, twins, targets, p, SEEDS)
+    result = paint(network, twins, targets, p, SEEDS)
     distance = torch.tensor(
         [
             [(gram(network(image[None], ["4"])["4"])[0] - target.grams["4"]).norm() for target in targets]
@@ -236,7 +243,7 @@ def test_each_image_goes_to_its_own_style(network: Network, contents: Tensor, ta
 def test_noise_comes_from_the_images_own_seed(network: Network, contents: Tensor, targets):
     p = params(init="noise", iterations=1)
     twins, target = contents[:1].expand(2, -1, -1, -1), [targets[0], targets[0]]
-    same, other = (stylise(network, twins, target, p, seeds).images for seeds in ([5, 5], [5, 6]))
+    same, other = (paint(network, twins, target, p, seeds).images for seeds in ([5, 5], [5, 6]))
     assert torch.equal(same[0], same[1])
     assert torch.equal(other[0], same[0])
     assert (other[1] - other[0]).abs().mean() > 0.1
@@ -247,7 +254,7 @@ def test_only_the_named_channels_count(network: Network, contents: Tensor):
     target = style_target(network, photograph("coffee.png", (30, 30)), [layer])
     assert target.grams["4"].shape == (2, 2)
     p = params(style_layers=[layer], iterations=20)
-    result = stylise(network, contents[:1], [target], p, [0])
+    result = paint(network, contents[:1], [target], p, [0])
     features = network(result.images, ["4"])["4"][:, [3, 7]]
     error = (gram(features)[0] - target.grams["4"]).square().sum() / target.grams["4"].square().sum()
     torch.testing.assert_close(result.style_loss[0], error)
@@ -255,7 +262,7 @@ def test_only_the_named_channels_count(network: Network, contents: Tensor):
 
 def test_total_variation_makes_smoother_pictures(network: Network, contents: Tensor, targets):
     rough, smooth = (
-        total_variation(stylise(network, contents, targets, params(tv_weight=weight, style_weight=1.0), SEEDS).images)
+        total_variation(paint(network, contents, targets, params(tv_weight=weight, style_weight=1.0), SEEDS).images)
         for weight in (0.0, 100.0)
     )
     assert (smooth < 0.9 * rough).all()
@@ -269,7 +276,7 @@ def test_a_bfloat16_network_gives_nearly_the_same_losses(contents: Tensor):
         p = params(iterations=30)
         target = style_target(network, photograph("coffee.png", (30, 30), torch.float32), p.style_layers or [])
         assert target.grams["4"].dtype == torch.float32
-        losses.append(stylise(network, content, [target], p, [0]).total_loss)
+        losses.append(paint(network, content, [target], p, [0]).total_loss)
     torch.testing.assert_close(losses[0], losses[1], rtol=0.1, atol=0)
 
 
@@ -281,3 +288,126 @@ def test_an_unknown_layer_is_a_model_error(network: Network):
 def test_a_layer_named_twice_is_refused():
     with pytest.raises(ValueError, match="only once"):
         params(style_layers=["0", {"name": "0", "channels": [1]}])
+
+
+# -- scales, mixtures, statistics, colours ----------------------------------------------------------------------------
+
+
+def test_the_default_strength_leaves_the_weights_as_they_are(network: Network, contents: Tensor, targets):
+    totals = [
+        StyleLosses.of(network, contents, targets, params(content_weight=0.0, style_weight=w, strength=s))(contents)[2]
+        for w, s in ((3.0, 0.5), (3.0, 0.75), (30.0, 0.5))
+    ]
+    torch.testing.assert_close(totals[1], 10 * totals[0])
+    torch.testing.assert_close(totals[2], 10 * totals[0])
+
+
+def test_more_strength_means_less_style_loss_and_more_content_loss(network: Network, contents: Tensor, targets):
+    results = [
+        paint(network, contents, targets, params(style_weight=1.0, iterations=60, strength=s), SEEDS)
+        for s in (0, 0.5, 1)
+    ]
+    for weak, strong in pairwise(results):
+        assert (strong.style_loss < weak.style_loss).all()
+        assert (strong.content_loss > weak.content_loss).all()
+
+
+@pytest.mark.parametrize("values", [{"scales": 2}, {"statistics": "covariance"}, {"colors": "luminance", "scales": 2}])
+def test_an_image_does_not_depend_on_its_companions_in_any_mode(network: Network, contents: Tensor, values):
+    p = params(iterations=8, plateau=0.3, **values)
+    pictures = [photograph(name, (30, 20)) for name in ("coffee.png", "grass.png", "brick.png")]
+    targets = [style_targets(network, picture, p) for picture in pictures]
+    together = stylise(network, contents, targets, p, SEEDS)
+    for b in range(3):
+        alone = stylise(network, contents[b : b + 1], [targets[b]], p, [SEEDS[b]])
+        torch.testing.assert_close(alone.images[0], together.images[b], atol=1e-9, rtol=0)
+        assert alone.iterations[0] == together.iterations[b]
+
+
+def test_scales_go_from_coarse_to_fine_each_from_the_last_result(network: Network, contents: Tensor):
+    p, steps = params(iterations=10, scales=3), []
+    targets = [style_targets(network, photograph("coffee.png", (30, 20)), p)] * 3
+    assert [len(target) for target in targets] == [3] * 3
+    sides: list[int] = []
+
+    class Spy(Network):
+        def forward(self, pixels: Tensor, layers):
+            sides.append(pixels.shape[2])
+            return super().forward(pixels, layers)
+
+    spy = Spy(network.module, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)).double()
+    result = stylise(spy, contents, targets, p, SEEDS, on_step=lambda: steps.append(None))
+    assert sides == [4] * 12 + [8] * 12 + [16] * 13  # features of the content, the start, ten steps; the final losses
+    assert len(steps) == 30 and result.iterations == [30] * 3
+    check_result(result, contents, 30)
+
+
+def test_a_mixture_is_the_average_of_moments(network: Network):
+    layers = params().style_layers or []
+    pictures = [photograph(name, (16, 16)) for name in ("coffee.png", "grass.png")]
+    a, b = (style_target(network, picture, layers) for picture in pictures)
+    mixed = blended([a, b], [3.0, 1.0])
+    for name in STYLE:
+        torch.testing.assert_close(mixed.grams[name], 0.75 * a.grams[name] + 0.25 * b.grams[name])
+        torch.testing.assert_close(mixed.means[name], 0.75 * a.means[name] + 0.25 * b.means[name])
+
+
+def test_a_painting_in_a_mixture_lies_between_its_styles(network: Network, contents: Tensor, targets):
+    p, mixed = params(iterations=60, content_weight=0.0), blended(targets[:2], [1.0, 1.0])
+    image = paint(network, contents[:1], [mixed], p, [0]).images
+    distances = [StyleLosses.of(network, contents[:1], [t], p)(image)[1].item() for t in (mixed, *targets[:2])]
+    assert distances[0] < 0.1 * min(distances[1:])
+
+
+def test_covariances_agree_with_numpy(network: Network, contents: Tensor, targets: list[StyleTarget]):
+    image = photograph("coffee.png", (16, 24))
+    _, style, _ = StyleLosses.of(network, contents[:1], targets[:1], params(statistics="covariance"))(image)
+    picture = photograph("coffee.png", (30, 20))  # the first target's
+    expected = 0.0
+    for name in STYLE:
+        f, s = (network(x, [name])[name][0].flatten(1).numpy() for x in (image, picture))
+        for value, wanted in ((f.mean(1), s.mean(1)), (np.cov(f, bias=True), np.cov(s, bias=True))):
+            expected += ((value - wanted) ** 2).sum() / (wanted**2).sum() / 2 / len(STYLE)
+    assert style.item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_chroma_is_the_contents(network: Network, contents: Tensor, targets):
+    free, kept = (paint(network, contents, targets, params(colors=colors), SEEDS) for colors in ("free", "luminance"))
+    assert torch.equal(kept.total_loss, free.total_loss)
+    chroma = (kept.images - contents).clamp(-1, 1)
+    inside = ((kept.images > 0) & (kept.images < 1)).all(1)
+    assert inside.double().mean() > 0.5
+    assert (chroma[:, 0] - chroma[:, 1])[inside].abs().max() < 1e-9
+
+
+def test_a_plateau_saves_iterations(network: Network, contents: Tensor, targets):
+    result = paint(network, contents, targets, params(iterations=400, plateau=0.2), SEEDS)
+    assert max(result.iterations) < 200
+    check_losses = paint(network, contents, targets, params(iterations=max(result.iterations)), SEEDS)
+    assert (result.total_loss <= 1.5 * check_losses.total_loss).all()
+
+
+@pytest.mark.parametrize("weights", [(1e12, 1e-12, 0.0), (1e-12, 1e12, 0.0), (1e-9, 1e-9, 1e-9), (0.0, 1.0, 1e9)])
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+def test_no_weights_make_the_loss_diverge_or_stall(contents: Tensor, weights, optimizer: str):
+    network = small_network(torch.float32)
+    p = params(**dict(zip(("content_weight", "style_weight", "tv_weight"), weights, strict=True)), iterations=30,
+               optimizer=optimizer, init="noise")  # fmt: skip
+    target = style_target(network, photograph("coffee.png", (30, 30), torch.float32), p.style_layers or [])
+    first, last = (
+        paint(network, contents[:1].float(), [target], p.model_copy(update={"iterations": n}), [3]) for n in (1, 30)
+    )
+    assert last.total_loss.isfinite().all()
+    assert (last.total_loss < 0.7 * first.total_loss).all()
+
+
+def test_weights_that_make_no_loss_are_refused():
+    for values, sentence in (
+        ({"content_weight": 0.0, "style_weight": 0.0}, "nothing to paint"),
+        ({"style_layers": [{"name": "0", "weight": -1}]}, "minimum"),
+        ({"style_weight": 1e13}, "less than or equal"),
+        ({"blend": [1.0], "assign": "cycle"}, "the one style"),
+        ({"blend": [0.0, 0.0]}, "all 0"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            params(**values)

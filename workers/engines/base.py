@@ -85,19 +85,20 @@ class Engine(ABC):
         return ImageError(
             "too_small",
             f"The network needs {least} x {least} pixels at these layers, and this image of {frame[1]} x {frame[0]} "
-            f"gives it {smallest[1]} x {smallest[0]}: choose earlier layers, fewer octaves or a larger short_side",
+            f"gives it {smallest[1]} x {smallest[0]}: choose earlier layers, fewer octaves or scales, "
+            "larger tiles or a larger short_side",
         )
 
     def _pixels(self, items: Sequence[Item]) -> Tensor:
         stacked = torch.from_numpy(np.stack([item.decoded.pixels for item in items])).to(self._setup.device)
         return stacked.permute(0, 3, 1, 2).float().div(255)  # a view of H x W x 3: channels_last as it is
 
-    def _picture(self, picture: Picture, params: ImageParams | None = None) -> Tensor:
-        """An image that the job names: 1 x 3 x H x W; without `params` at the short side of the job's images."""
+    def _picture(self, picture: Picture, params: ImageParams | None = None, scale: float = 1.0) -> Tensor:
+        """An image that the job names: 1 x 3 x H x W; without `params` at the job's short side times `scale`."""
         data = self._read(picture.uri)
         if hashlib.sha256(data).hexdigest() != picture.sha256:
             raise ModelError(f"{picture.uri} changed since the run began; put the former file back.")
-        pixels = decode(data, params or picture_params(self._setup.images)).pixels
+        pixels = decode(data, params or picture_params(self._setup.images, scale)).pixels
         return torch.from_numpy(pixels).to(self._setup.device).permute(2, 0, 1)[None].float().div(255)
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+
+import torch
 
 from workers.assembly import Item, Result
 from workers.batching import Frame
-from workers.deepdream import StagePlan, deepdream
-from workers.dream_objective import guide_features
+from workers.deepdream import deepdream
+from workers.dream_objective import StagePlan, guide_features
 from workers.engines.base import Engine, PictureResult, Read, Step, filled, shape_of, to_pictures
 from workers.errors import ImageError
 from workers.features import LOGITS, Network
 from workers.octaves import smallest_octave
-from workers.params import DeepDreamParams
-from workers.setup import Picture, WorkerSetup
+from workers.params import DeepDreamParams, DreamLayer, Stage
+from workers.setup import WorkerSetup
 from workers.storage import read_bytes
 
 
@@ -26,14 +28,25 @@ class DreamEngine(Engine):
         assert isinstance(setup.params, DeepDreamParams)
         self._params = setup.params
         network.prune(_dream_layers(setup.params))
-        guides = setup.guides or [None] * len(setup.params.stages)
-        self._stages = [self._plan(stage, guide) for stage, guide in zip(setup.params.stages, guides, strict=True)]
+        if setup.params.pooling == "average":
+            network.pool_by_average()
+        self._guides = {guide.uri: guide for guide in setup.guides}
+        self._stages = [self._plan(stage) for stage in setup.params.stages]
 
-    def _plan(self, stage: Any, guide: Picture | None) -> StagePlan:
-        if isinstance(stage.class_, int):
-            return StagePlan(stage, class_index=stage.class_)
-        features = guide_features(self._network, self._picture(guide)[0], stage.layers) if guide else None
-        return StagePlan(stage, stage.layers, guide=features)
+    def _plan(self, stage: Stage) -> StagePlan:
+        if sheet := self._params.channel_sheet:
+            return StagePlan(stage, [DreamLayer(name=sheet.layer)])
+        layers = stage.layers or []
+        guides = {
+            guide: guide_features(
+                self._network,
+                self._picture(self._guides[guide])[0],
+                [layer for layer in layers if layer.guide == guide],
+            )
+            for guide in dict.fromkeys(layer.guide for layer in layers if layer.guide)
+        }
+        index = stage.class_ if isinstance(stage.class_, int) else None
+        return StagePlan(stage, layers, class_index=index, guides=guides)
 
     def _smallest_input(self, frame: Frame) -> Frame:
         return smallest_octave(*frame, self._params.stages)
@@ -42,7 +55,16 @@ class DreamEngine(Engine):
         items = filled(items, size)
         pixels = self._pixels(items)
         seeds = [item.seed for item in items]
-        dream = deepdream(self._network, pixels, self._stages, seeds, init=self._params.init, on_step=on_step)
+        params = self._params
+        dream = deepdream(
+            self._network,
+            pixels,
+            self._stages_of(items),
+            seeds,
+            init=params.init,
+            colors=params.colors,
+            on_step=on_step,
+        )
         first, last = dream.objective_first.tolist(), dream.objective_last.tolist()
         return [
             picture
@@ -55,7 +77,16 @@ class DreamEngine(Engine):
             for i, picture in enumerate(to_pictures(dream.images))
         ]
 
+    def _stages_of(self, items: Sequence[Item]) -> Sequence[StagePlan]:
+        """The stages for these items; on a sheet of channels each has its own."""
+        if not self._params.channel_sheet:
+            return self._stages
+        channels = torch.tensor([item.output.variant.value for item in items], device=self._setup.device)
+        return [replace(plan, channels=channels) for plan in self._stages]
+
 
 def _dream_layers(params: DeepDreamParams) -> list[str]:
+    if params.channel_sheet:
+        return [params.channel_sheet.layer]
     named = [layer.name for stage in params.stages for layer in stage.layers or ()]
     return [*named, LOGITS] if any(stage.class_ is not None for stage in params.stages) else named

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from math import isfinite
+
+from torch import Tensor
 
 from workers.assembly import Item, Result
+from workers.batching import Frame
+from workers.colors import match_colors
 from workers.engines.base import Engine, PictureResult, Read, Step, filled, shape_of, to_pictures
 from workers.errors import ImageError
 from workers.features import Network
+from workers.octaves import style_sizes
 from workers.params import StyleParams
 from workers.setup import WorkerSetup
 from workers.storage import read_bytes
-from workers.style import StyleTarget, style_target, stylise
+from workers.style import style_targets, stylise
+from workers.style_losses import StyleTarget, blended
 
-STYLES_CACHED = 256
+STYLE_CACHE_BYTES = 2**29
+"""Of targets that a worker keeps, those used last: 200 styles of VGG19 at one scale."""
 
 
 class StyleEngine(Engine):
@@ -25,12 +33,38 @@ class StyleEngine(Engine):
         assert isinstance(setup.params, StyleParams)
         assert setup.params.content_layers and setup.params.style_layers
         self._params = setup.params
-        self._style_layers = setup.params.style_layers
         network.prune([layer.name for layer in [*setup.params.content_layers, *setup.params.style_layers]])
-        self._target = lru_cache(STYLES_CACHED)(self._style_target)
+        if setup.params.pooling == "average":
+            network.pool_by_average()
+        kept = max(1, STYLE_CACHE_BYTES // self._target_bytes())
+        self._targets = lru_cache(kept)(self._style_targets)
+        self._style_pixels = lru_cache(16)(self._read_style)
 
-    def _style_target(self, style: int) -> StyleTarget:
-        return style_target(self._network, self._picture(self._setup.styles[style]), self._style_layers)
+    def _target_bytes(self) -> int:
+        """Of a style's targets, all channels of a layer counted."""
+        named = {layer.name for layer in self._params.style_layers or []}
+        channels = [layer.channels or 1 for layer in self._network.layers() if {layer.name, layer.path} & named]
+        return 4 * self._params.scales * sum(n * n + n for n in channels)
+
+    def _smallest_input(self, frame: Frame) -> Frame:
+        return style_sizes(*frame, self._params.scales)[0]
+
+    def _read_style(self, style: int) -> Tensor:
+        return self._picture(self._setup.styles[style], scale=self._params.style_scale)
+
+    def _style_targets(self, style: int) -> Sequence[StyleTarget]:
+        return style_targets(self._network, self._read_style(style), self._params)
+
+    def _targets_of(self, style: int, content: Tensor) -> Sequence[StyleTarget]:
+        """The targets, one a scale, for a content image (3 x H x W), the styles being blended if the job says so."""
+        blend = self._params.blend
+        styles = range(len(blend)) if blend else [style]
+        if self._params.colors == "histogram":
+            recoloured = [match_colors(self._style_pixels(i), content[None]) for i in styles]
+            targets = [style_targets(self._network, pixels, self._params) for pixels in recoloured]
+        else:
+            targets = [self._targets(i) for i in styles]
+        return [blended(scale, blend) for scale in zip(*targets, strict=True)] if blend else targets[0]
 
     def run(self, items: Sequence[Item], on_step: Step) -> Sequence[Result | ImageError]:
         """As Engine.run; an item whose style is none of the job's fails."""
@@ -42,26 +76,36 @@ class StyleEngine(Engine):
         items = filled(items, size)
         pixels = self._pixels(items)
         styles = [int(item.output.variant.value) for item in items]  # pyright: ignore[reportArgumentType]
-        targets = [self._target(style) for style in styles]
+        targets = [self._targets_of(style, content) for style, content in zip(styles, pixels, strict=True)]
         seeds = [item.seed for item in items]
         styled = stylise(self._network, pixels, targets, self._params, seeds, on_step=on_step)
         losses = [getattr(styled, name).tolist() for name in ("content_loss", "style_loss", "total_loss")]
         results: list[Result | ImageError] = []
         for i, picture in enumerate(to_pictures(styled.images)):
-            style = self._setup.styles[styles[i]]
             columns = {
-                "style_uri": style.uri,
-                "style_sha256": style.sha256,
+                **self._style_columns(styles[i]),
                 "content_loss": losses[0][i],
                 "style_loss": losses[1][i],
                 "total_loss": losses[2][i],
                 "iterations": styled.iterations[i],
             }
-            failed = isinstance(picture, ImageError)
-            results.append(picture if failed else PictureResult(picture, columns, shape_of(pixels)))
+            if isinstance(picture, ImageError):
+                results.append(picture)
+            else:
+                finite = isfinite(losses[2][i])
+                results.append(PictureResult(picture, columns, shape_of(pixels)) if finite else _overflowed())
         return results
+
+    def _style_columns(self, style: int) -> dict[str, str]:
+        """Which style it was; of a blend all, in the order of the weights."""
+        used = self._setup.styles if self._params.blend else [self._setup.styles[style]]
+        return {"style_uri": " + ".join(s.uri for s in used), "style_sha256": " + ".join(s.sha256 for s in used)}
 
 
 def _unknown_style(item: Item) -> ImageError:
     wanted = item.output.variant.value
     return ImageError("unknown_style", f"The style column says {wanted!r}, which is none of the job's styles")
+
+
+def _overflowed() -> ImageError:
+    return ImageError("not_finite", "The loss is NaN or infinite for this image: choose smaller weights, or fp32")
