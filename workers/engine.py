@@ -181,7 +181,6 @@ class DreamEngine(Engine):
         network.prune(_dream_layers(setup.params))
         if setup.params.pooling == "average":
             network.pool_by_average()
-        self._guides = {guide.uri: guide for guide in setup.guides}
         self._stages = [self._plan(stage) for stage in setup.params.stages]
 
     def _plan(self, stage: Stage) -> StagePlan:
@@ -189,10 +188,12 @@ class DreamEngine(Engine):
             return StagePlan(stage, [DreamLayer(name=sheet.layer)])
         layers = stage.layers or []
         guides = {
-            uri: guide_features(
-                self._network, self._picture(self._guides[uri])[0], [layer for layer in layers if layer.guide == uri]
+            guide: guide_features(
+                self._network,
+                self._picture(self._setup.guides[guide])[0],
+                [layer for layer in layers if layer.guide == guide],
             )
-            for uri in dict.fromkeys(layer.guide for layer in layers if layer.guide)
+            for guide in dict.fromkeys(layer.guide for layer in layers if layer.guide)
         }
         index = stage.class_ if isinstance(stage.class_, int) else None
         return StagePlan(stage, layers, class_index=index, guides=guides)
