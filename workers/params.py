@@ -168,7 +168,8 @@ class DeepDreamParams(Params):
     )
     pooling: Pooling = Field(default="max", description="average: what the network's max pooling layers do")
     channel_sheet: ChannelSheet | None = Field(
-        default=None, description="an output for each channel of a layer; stages then only say how"
+        default=None,
+        description="{layer: …, first: 0, count: 64}: an output for each channel of a layer; stages then only say how",
     )
     stages: list[Stage] = Field(
         default_factory=lambda: [Stage.model_validate({})],

@@ -3,8 +3,8 @@
     python docs/tools/options.py            # writes them between their marks
     python docs/tools/options.py --check    # only says which pages are out of date
 
-A table stands between `<!-- options: NAME -->` and `<!-- end of options -->`. NAME is a key of a job (`style`), one of the
-schema's definitions (`Stage`), or `job`: the keys that all jobs have.
+A table stands between `<!-- options: NAME -->` and `<!-- end of options -->`. NAME is a key of a job (`style`), one of
+the schema's definitions (`Stage`), or `job`: the keys that all jobs have.
 """
 
 from __future__ import annotations
