@@ -549,8 +549,8 @@ _QUARANTINE_SENTENCES = {
 
 def _put_pictures(setup: WorkerSetup) -> dict[str, Any]:
     """The job's local images in Ray's object store, for nodes that share no disk with the driver."""
-    named = chain(setup.styles, setup.guides, *setup.baselines)
-    uris = {picture.uri for picture in named if picture and not is_remote(picture.uri)}
+    named = chain(setup.styles, setup.guides.values(), *setup.baselines)
+    uris = {picture.uri for picture in named if not is_remote(picture.uri)}
     return {uri: ray.put(read_bytes(uri)) for uri in sorted(uris)}
 
 

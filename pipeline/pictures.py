@@ -27,16 +27,17 @@ class PictureError(PixgradError):
     """An image that the job names can't be used."""
 
 
-def find_pictures(patterns: Sequence[str], images: ImageParams) -> list[Picture]:
+def find_pictures(patterns: Sequence[str], images: ImageParams, least_side: int = 1) -> list[Picture]:
     """The images that files, globs, folders and URIs name, in order, each once.
 
     Names are the files' without ending; where two are the same, a piece of the content's hash follows.
-    Raises PictureError for a pattern that finds nothing and for an image that can't be read or decoded; StorageError.
+    Raises PictureError for a pattern that finds nothing and for an image that can't be read or decoded, or whose
+    shorter side, when decoded, has fewer than `least_side` pixels; StorageError.
     """
     uris = list(dict.fromkeys(uri for pattern in patterns for uri in expand(pattern)))
     found: dict[tuple[str, str], str] = {}
     with ThreadPoolExecutor(READERS) as pool:
-        hashes = pool.map(partial(_checked_hash, images=images), uris)
+        hashes = pool.map(partial(_checked_hash, images=images, least_side=least_side), uris)
         for uri, sha256 in zip(uris, hashes, strict=True):
             found.setdefault((PurePosixPath(uri).stem, sha256), uri)  # a copy elsewhere is the same
     seen = Counter(stem.lower() for stem, _ in found)
@@ -66,10 +67,15 @@ def _join(root: str, name: str) -> str:
     return f"{root}/{name}" if is_remote(root) else str(Path(root) / os.fsdecode(unquote_to_bytes(name)))
 
 
-def _checked_hash(uri: str, images: ImageParams) -> str:
+def _checked_hash(uri: str, images: ImageParams, least_side: int) -> str:
     data = read_bytes(uri)
     try:
-        decode(data, images)
+        height, width = decode(data, images).frame
     except ImageError as error:
         raise PictureError(f"{uri}: {error}") from None
+    if min(height, width) < least_side:
+        raise PictureError(
+            f"{uri}: it would be {width} x {height} pixels, and the network needs {least_side} at these layers and "
+            "scales: leave it out, or choose earlier layers or fewer scales"
+        )
     return hashlib.sha256(data).hexdigest()

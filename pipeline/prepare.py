@@ -5,9 +5,9 @@ Everything that can be wrong with a job without looking at its images is found h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
@@ -80,7 +80,7 @@ class PreparedJob:
     model: PreparedModel
     layers: tuple[str, ...]
     styles: tuple[Picture, ...]
-    guides: tuple[Picture, ...]
+    guides: Mapping[str, Picture]
     source: Source
     variants: Variants
     store: Store
@@ -118,7 +118,7 @@ class PreparedJob:
         if self.config.task == "style":
             section["styles"] = [[style.name, style.sha256] for style in self.styles]
         if self.config.task == "deepdream":
-            contents = {guide.uri: guide.sha256 for guide in self.guides}
+            contents = {named: guide.sha256 for named, guide in self.guides.items()}
             for stage in section["stages"]:
                 for layer in (stage, *(stage["layers"] or ())):
                     layer["guide"] = contents.get(layer["guide"])
@@ -139,24 +139,21 @@ def prepare(config: JobConfig, *, allow_code: bool = False) -> PreparedJob:
         model = prepare_model(config.model, allow_code=allow_code)
     section, layers = _resolve(config, model.description)
     config = config.model_copy(update={config.task: section})
-    pictures = picture_params(config.images)
-    with _at("style", "styles"):
-        styles = find_pictures(section.styles, pictures) if isinstance(section, StyleParams) else []
-        _check_styles(section, styles)
-    job = PreparedJob(
+    min_side = model.description.min_side(layers)
+    _check_frame(config, model.description, min_side)
+    styles = _styles(section, config.images, min_side)
+    return PreparedJob(
         config=config,
         model=model,
         layers=layers,
         styles=tuple(styles),
-        guides=_guides(section, pictures),
-        baselines=_baselines(section, pictures),
+        guides=_guides(section, config.images, min_side),
+        baselines=_baselines(section, picture_params(config.images)),
         source=source,
         variants=variants_of(config, styles),
         store=open_store(config.output),
         allow_code=allow_code,
     )
-    _check_frame(job)
-    return job
 
 
 def with_absolute_paths(config: JobConfig) -> JobConfig:
@@ -249,12 +246,6 @@ def _check_sheet(sheet: ChannelSheet, model: ModelDescription) -> str:
     return sheet.layer
 
 
-def _check_styles(section: Section, styles: Sequence[Picture]) -> None:
-    if isinstance(section, StyleParams) and section.blend and len(section.blend) != len(styles):
-        count = len(section.blend)
-        raise JobError(f"blend has {count} weights for {len(styles)} styles; give one for each", "style", "blend")
-
-
 def _resolve_target(params: AttributionParams, model: ModelDescription) -> Any:
     classes = model.layer(LOGITS).channels or 0
     match params.target:
@@ -288,16 +279,28 @@ def _resolve_method(method: Method, model: ModelDescription) -> Method:
     return method
 
 
-def _guides(section: Section, images: ImageParams) -> tuple[Picture, ...]:
-    """The guides that the layers of a dream name, each once."""
+def _styles(section: Section, images: ImageParams, min_side: int) -> list[Picture]:
+    if not isinstance(section, StyleParams):
+        return []
+    coarsest = 2 ** (section.scales - 1)
+    with _at("style", "styles"):
+        styles = find_pictures(section.styles, picture_params(images, section.style_scale), min_side * coarsest)
+    if section.blend and len(section.blend) != len(styles):
+        count = len(section.blend)
+        raise JobError(f"blend has {count} weights for {len(styles)} styles; give one for each", "style", "blend")
+    return styles
+
+
+def _guides(section: Section, images: ImageParams, min_side: int) -> dict[str, Picture]:
+    """The guides of a dream, by what its layers call them."""
     found: dict[str, Picture] = {}
     for number, stage in enumerate(section.stages if isinstance(section, DeepDreamParams) else ()):
         for position, layer in enumerate(stage.layers or ()):
             if layer.guide and layer.guide not in found:
                 own = () if layer.guide == stage.guide else ("layers", str(position))
                 with _at("deepdream", "stages", str(number), *own, "guide"):
-                    found[layer.guide] = replace(find_pictures([layer.guide], images)[0], uri=layer.guide)
-    return tuple(found.values())
+                    found[layer.guide] = find_pictures([layer.guide], picture_params(images), min_side)[0]
+    return found
 
 
 def _baselines(section: Section, images: ImageParams) -> tuple[tuple[Picture, ...], ...]:
@@ -333,17 +336,16 @@ def _needs_label(target: Any) -> bool:
     return target == "label" or (isinstance(target, Contrast) and "label" in target.contrast)
 
 
-def _check_frame(job: PreparedJob) -> None:
+def _check_frame(config: JobConfig, model: ModelDescription, min_side: int) -> None:
     """No image can be larger than asked, so a job whose largest frame is too small for the network can be told so."""
-    images, description = job.config.images, job.model.description
-    side = description.input_side
-    if description.fixed_side and images.frame != (side, side):
-        name = job.config.model.name
+    images, side = config.images, model.input_side
+    if model.fixed_side and images.frame != (side, side):
+        name = config.model.name
         raise JobError(f"{name} takes {side} x {side} pixels only; set frame: [{side}, {side}]", "images")
-    smallest = _smallest_input(job.config, images.frame or (images.short_side or 0, images.short_side or 0))
-    if min(smallest) < job.min_side:
+    smallest = _smallest_input(config, images.frame or (images.short_side or 0, images.short_side or 0))
+    if min(smallest) < min_side:
         raise JobError(
-            f"the network needs {job.min_side} x {job.min_side} pixels at these layers and would be given "
+            f"the network needs {min_side} x {min_side} pixels at these layers and would be given "
             f"{smallest[1]} x {smallest[0]}: choose earlier layers, fewer octaves or scales, "
             "larger tiles or a larger images.short_side",
             "images",

@@ -25,7 +25,7 @@ from workers.layers import Task, default_layers
 from workers.models import build_network
 from workers.params import AttributionParams, DreamLayer, ImageParams, Layer, ModelParams, Stage, StyleParams
 from workers.storage import read_bytes
-from workers.style import StyleResult
+from workers.style import StyleResult, style_targets
 from workers.style import stylise as stylise_all
 
 

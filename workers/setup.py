@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -55,8 +55,8 @@ class WorkerSetup:
 
     Layers, classes and pictures in `params` are resolved: nothing is null any more. `min_side` is the smallest side in
     pixels that the network takes at the layers used. `precision` is fp32 or bf16, `device` cpu or cuda. `styles` are
-    the job's style images in order, `guides` those that the layers of a dream name by their URIs, `baselines` the
-    images that each given baseline of an attribution names.
+    the job's style images in order, `guides` those of a dream, by what its layers call them, `baselines`
+    the images that each given baseline of an attribution names.
     """
 
     task: Task
@@ -75,5 +75,5 @@ class WorkerSetup:
     threads: int
     batch: BatchPlan
     styles: Sequence[Picture] = ()
-    guides: Sequence[Picture] = ()
+    guides: Mapping[str, Picture] = field(default_factory=dict)
     baselines: Sequence[Sequence[Picture]] = ()

@@ -32,7 +32,7 @@ def test_every_preset_is_a_job_and_its_file_the_same_job(task: Task, preset: str
 
 
 def test_an_unknown_preset_is_answered_with_those_there_are() -> None:
-    with pytest.raises(UsageError, match=r"did you mean \"quick\"\? There are default, fine, quick"):
+    with pytest.raises(UsageError, match=r"did you mean \"quick\"\? There are default, colors, fine, quick"):
         job("style", STYLE, preset="quik")
 
 

@@ -52,7 +52,7 @@ def job(tmp_path: Path) -> PreparedJob:
         model=PreparedModel(config.model, description, WeightsFile(tmp_path / "small.pth", "small.pth")),
         layers=("a", "b"),
         styles=styles,
-        guides=(),
+        guides={},
         source=source_of(config),
         variants=variants_of(config, styles),
         store=LocalStore(tmp_path / "run"),

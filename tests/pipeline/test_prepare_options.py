@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from pipeline.config import JobConfig
 from pipeline.prepare import JobError, PreparedJob, prepare
@@ -70,10 +71,23 @@ def test_a_guide_of_a_stage_is_that_of_its_layers(place: Path) -> None:
     assert made.config.deepdream and made.config.deepdream.stages[0].layers
     of_layers = [layer.guide for layer in made.config.deepdream.stages[0].layers]
     assert of_layers == [str(place / "styles" / name) for name in ("coffee.png", "rocket.jpg")]
-    assert [guide.uri for guide in made.guides] == of_layers
+    assert [guide.uri for guide in made.guides.values()] == list(made.guides) == of_layers
     [stage] = made.fingerprint_fields("fp32")["deepdream"]["stages"]
-    assert [layer["guide"] for layer in stage["layers"]] == [guide.sha256 for guide in made.guides]
-    assert stage["guide"] == made.guides[0].sha256
+    assert [layer["guide"] for layer in stage["layers"]] == [guide.sha256 for guide in made.guides.values()]
+    assert stage["guide"] == made.guides[str(of_layers[0])].sha256
+
+
+def test_a_guide_may_be_named_by_a_pattern(place: Path) -> None:
+    made = job(deepdream={"stages": [{"guide": "styles/*.png"}]})
+    assert [Path(guide.uri).name for guide in made.guides.values()] == ["coffee.png"]
+    assert made.fingerprint_fields("fp32")["deepdream"]["stages"][0]["layers"][0]["guide"]
+
+
+def test_a_style_too_small_for_the_coarsest_scale_is_said_before_the_run(place: Path) -> None:
+    Image.new("RGB", (60, 90)).save(place / "styles" / "stamp.png")
+    assert len(job(style={"styles": ["styles"], "scales": 2}).styles) == 3
+    with pytest.raises(JobError, match=r"stamp\.png: it would be 60 x 90 pixels, and the network needs 64"):
+        job(style={"styles": ["styles"], "scales": 3})
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,6 @@ class DreamEngine(Engine):
         network.prune(_dream_layers(setup.params))
         if setup.params.pooling == "average":
             network.pool_by_average()
-        self._guides = {guide.uri: guide for guide in setup.guides}
         self._stages = [self._plan(stage) for stage in setup.params.stages]
 
     def _plan(self, stage: Stage) -> StagePlan:
@@ -40,7 +39,7 @@ class DreamEngine(Engine):
         guides = {
             guide: guide_features(
                 self._network,
-                self._picture(self._guides[guide])[0],
+                self._picture(self._setup.guides[guide])[0],
                 [layer for layer in layers if layer.guide == guide],
             )
             for guide in dict.fromkeys(layer.guide for layer in layers if layer.guide)
