@@ -45,7 +45,7 @@ bench: .venv/.test
 
 docs: .venv/.docs
 	$(BIN)/python docs/tools/options.py
-	$(BIN)/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 dist: | $(BIN)/python
 	rm -rf dist
