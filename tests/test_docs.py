@@ -1,0 +1,161 @@
+"""The documentation: it builds, its links lead somewhere, its tables say what the code says."""
+
+from __future__ import annotations
+
+import ast
+import html
+import os
+import re
+import runpy
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+from workers.records import Task, row_schema
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
+MARKDOWN = MarkdownIt("commonmark").enable("table")
+NOT_CHECKED = {"keepachangelog.com", "semver.org"}
+"""Sites that pages may link to; tests have no network to see whether they answer."""
+
+
+def tokens(page: Path) -> Iterator[Token]:
+    for block in MARKDOWN.parse(page.read_text(encoding="utf-8")):
+        yield block
+        yield from block.children or ()
+
+
+def links(page: Path) -> list[str]:
+    """All links and pictures of a page, as it names them."""
+    found = [token.attrs.get("href") or token.attrs.get("src") for token in tokens(page)]
+    return [unquote(str(link)) for link in found if link]
+
+
+def anchors(page: Path) -> set[str]:
+    """The names of a page's headings, as GitHub and mkdocs make them."""
+    blocks = list(tokens(page))
+    titles = [blocks[i + 1].content for i, block in enumerate(blocks) if block.type == "heading_open"]
+    return {re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", title).strip().lower()) for title in titles}
+
+
+def table(page: str, heading: str) -> list[list[str]]:
+    """The cells of the first table below a heading, without its head."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    section = text.split(f"# {heading}\n", 1)[1]
+    lines = section[section.index("\n|") + 1 :].split("\n\n", 1)[0].splitlines()
+    return [[html.unescape(cell.strip().strip("`")) for cell in line.split("|")[1:-1]] for line in lines[2:]]
+
+
+# --- links
+
+
+def test_there_are_pages_and_links() -> None:
+    assert {"README.md", "CHANGELOG.md", "SECURITY.md", "index.md", "audit.md"} <= {page.name for page in PAGES}
+    assert len(links(ROOT / "README.md")) > 10 and "what-a-run-keeps" in anchors(DOCS / "design.md")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for link in links(page):
+        where = urlsplit(link)
+        if where.scheme or where.netloc:
+            assert where.scheme == "https" and where.netloc in NOT_CHECKED, link
+            continue
+        target = (page.parent / where.path).resolve() if where.path else page
+        assert target.is_relative_to(ROOT) and target.exists(), link
+        assert not where.fragment or where.fragment in anchors(target), link
+
+
+def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# A page: of *two* words\n\n| a |\n| - |\n| [x](gone.md) |\n\n![y](gone.png)\n")
+    assert links(page) == ["gone.md", "gone.png"] and anchors(page) == {"a-page-of-two-words"}
+
+
+def test_the_site_builds(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path / "site"]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    python = (tmp_path / "site" / "python.html").read_text()
+    assert "Dream the pictures of" in python  # from a docstring
+    assert (tmp_path / "site" / "SECURITY.html").is_file()
+    pages = "".join(path.read_text() for path in (tmp_path / "site").rglob("*.html"))
+    assert not re.findall(r'(?:src|<link[^>]*href)="https?://', pages)  # it needs no network
+
+
+# --- tables
+
+
+def test_the_tables_of_options_are_those_of_the_schema() -> None:
+    options = runpy.run_path(str(DOCS / "tools" / "options.py"))
+    found = list(options["pages"]())
+    assert {"deepdream.md", "style.md", "attribution.md", "job-file.md"} <= {page.name for page in found}
+    for page in found:
+        text = page.read_text(encoding="utf-8")
+        assert options["with_tables"](text) == text, f"{page.name} is out of date: make docs"
+
+
+def test_every_column_is_described_with_its_type() -> None:
+    headings = {
+        "deepdream": "Columns of DeepDream",
+        "style": "Columns of style",
+        "attribution": "Columns of attribution",
+    }
+    common = table("run.md", "Columns of every row")
+    for task in get_args(Task):
+        rows = common + table("run.md", headings[task])
+        schema = row_schema(task)
+        kinds = [str(field.type).replace("element: ", "").replace("item: ", "") for field in schema]
+        assert [row[:2] for row in rows] == [[name, kind] for name, kind in zip(schema.names, kinds, strict=True)]
+        assert all(row[2] for row in rows)
+    never = {row[0] for row in common if row[3] == "never"}
+    assert never == {field.name for field in row_schema("style") if not field.nullable}
+
+
+def codes() -> set[str]:
+    """All error codes that the source gives to rows."""
+    found = set()
+    for folder in ("pipeline", "workers"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "ImageError":
+                    found |= {argument.value for argument in node.args[:1] if isinstance(argument, ast.Constant)}
+    return found
+
+
+def test_every_error_code_is_described() -> None:
+    from pipeline.report.words import CODES
+
+    described: list[Any] = [row[0] for row in table("recovery.md", "An image fails")]
+    assert len(set(described)) == len(described)
+    assert set(described) == codes() | CODES.keys()
+
+
+def test_every_exit_code_is_described() -> None:
+    from jobs.submit import DOCUMENTED
+
+    assert {int(row[0]) for row in table("recovery.md", "What the exit code says")} == DOCUMENTED
+
+
+def test_every_preset_is_on_its_page() -> None:
+    from jobs.presets import names
+
+    for task in get_args(Task):
+        page = (DOCS / f"{task}.md").read_text(encoding="utf-8")
+        assert all(f"| `{name}` |" in page for name in names(task)), task
+
+
+def test_the_preset_shown_is_the_preset() -> None:
+    preset = (ROOT / "jobs/presets/stylized-dataset.yaml").read_text(encoding="utf-8")
+    body = "".join(line for line in preset.splitlines(keepends=True) if not line.startswith("#"))
+    assert f"```yaml\n{body}```" in (DOCS / "tutorials" / "stylized-dataset.md").read_text(encoding="utf-8")
