@@ -107,8 +107,8 @@ def style(
 ) -> Run:
     """Paint the pictures of `source` in the style of others, as `pixgrad style` does, and write them to `out`.
 
-    `styles`: images, folders or globs. `strength`: how much the style counts, 1 being the preset's. `assign`: all (each
-    picture in every style) | random | cycle | a column of the source's table. The rest is as for `deepdream`.
+    `styles`: images, folders or globs. `strength`: from 0, hardly touched, to 1, nothing but style. `assign`: all
+    (each picture in every style) | random | cycle | a column of the source's table. The rest is as for `deepdream`.
     """
     named = [styles] if isinstance(styles, str | Path) else styles
     options = {"styles": [str(each) for each in named], "strength": strength, "assign": assign}

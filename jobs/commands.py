@@ -71,7 +71,7 @@ def style(
     style: Annotated[list[str], typer.Option(metavar="IMG", help="A picture, folder or glob; repeatable.")],
     out: Out,
     preset: StylePreset = "default",
-    strength: Annotated[float | None, typer.Option(help="How much the style counts; the preset's is 1.")] = None,
+    strength: Annotated[float | None, typer.Option(help="0: hardly touched, 1: nothing but style.")] = None,
     assign: Annotated[
         str | None, typer.Option(metavar="HOW", help="all | random | cycle | a column of the table.")
     ] = None,

@@ -18,7 +18,6 @@ from pipeline.export import PICTURE_ENDINGS, export, export_picture
 from pipeline.prepare import PreparedJob
 from pipeline.provenance import OtherJobError
 from workers.errors import PixgradError
-from workers.params import StyleParams
 from workers.records import Task
 
 if TYPE_CHECKING:
@@ -34,6 +33,7 @@ _OPTIONS = {
     "octaves": "deepdream.stages.0.octaves",
     "guide": "deepdream.stages.0.guide",
     "styles": "style.styles",
+    "strength": "style.strength",
     "assign": "style.assign",
     "target": "attribution.target",
 }
@@ -110,7 +110,7 @@ def shortcut(
     document = put(document, ("output",), str(place.run), OptionName("OUT: "))
     for option, value in options.items():
         if value is not None:
-            for path, setting in _settings(task, option, value, document.values).items():
+            for path, setting in _settings(task, option, value).items():
                 document = put(document, path, setting, OptionName(f"{option}: "))
     for assignment in overrides:
         if assignment.partition("=")[0].strip() in ("source", "source.uri", "output"):
@@ -139,7 +139,7 @@ def _read_preset(task: Task, name: str) -> Document:
     return read_document(presets.text(task, name), f"preset {name}")
 
 
-def _settings(task: Task, option: str, value: Any, values: Mapping[str, Any]) -> dict[KeyPath, Any]:
+def _settings(task: Task, option: str, value: Any) -> dict[KeyPath, Any]:
     """The keys that an option sets, and to what."""
     match option:
         case "size" if task == "attribution":
@@ -148,9 +148,6 @@ def _settings(task: Task, option: str, value: Any, values: Mapping[str, Any]) ->
             return {("deepdream", "stages", "0", "iterations"): value}
         case "iterations":
             return {("style", "iterations"): value}
-        case "strength":
-            own = values["style"].get("style_weight", StyleParams.model_fields["style_weight"].default)
-            return {("style", "style_weight"): value * own}
         case "top":
             return {("attribution", "target"): {"top": value}}
         case _:

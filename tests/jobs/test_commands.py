@@ -105,11 +105,11 @@ def test_what_cannot_be_is_said_in_a_sentence(pixgrad: Pixgrad, place: Path, com
 
 
 def test_the_job_file_is_saved_and_nothing_run(pixgrad: Pixgrad, place: Path) -> None:
-    command = shlex.split("style photos --style 'a b.jpg' -o out --strength 2 --save-job jobs.yaml")
+    command = shlex.split("style photos --style 'a b.jpg' -o out --strength 0.8 --save-job jobs.yaml")
     said = pixgrad(*command)
     assert said.code == 0 and "pixgrad run jobs.yaml" in said.out and not Path("out").exists()
     job = load_job("jobs.yaml")
-    assert job.style and job.style.styles == ["a b.jpg"] and job.style.style_weight == 10
+    assert job.style and job.style.styles == ["a b.jpg"] and job.style.strength == 0.8
     assert job.output == "out/.pixgrad"
     assert "exists" in pixgrad(*command).err
 
