@@ -16,7 +16,7 @@ help:
 	@echo "make chaos   long schedules of faults: kills, hangs, outages; prints what was lost"
 	@echo "make endurance   the longest of them, which CI leaves out"
 	@echo "make lint    ruff, pyright, import-linter"
-	@echo "make bench   the measurements behind the claims in the README"
+	@echo "make bench   the measurements behind the claims in the documentation"
 	@echo "make docs    the documentation's site, in site/"
 	@echo "make dist    the wheel and its constraints, for cluster.yaml"
 
