@@ -7,6 +7,7 @@ import html
 import os
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,9 +16,15 @@ from typing import Any, get_args
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import typer
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from jobs.cli import app
+from jobs.presets import names
+from jobs.spec import load_job
+from jobs.submit import DOCUMENTED
+from pipeline.report.words import CODES
 from workers.records import Task, row_schema
 
 ROOT = Path(__file__).parents[1]
@@ -134,22 +141,16 @@ def codes() -> set[str]:
 
 
 def test_every_error_code_is_described() -> None:
-    from pipeline.report.words import CODES
-
     described: list[Any] = [row[0] for row in table("recovery.md", "An image fails")]
     assert len(set(described)) == len(described)
     assert set(described) == codes() | CODES.keys()
 
 
 def test_every_exit_code_is_described() -> None:
-    from jobs.submit import DOCUMENTED
-
     assert {int(row[0]) for row in table("recovery.md", "What the exit code says")} == DOCUMENTED
 
 
 def test_every_preset_is_on_its_page() -> None:
-    from jobs.presets import names
-
     for task in get_args(Task):
         page = (DOCS / f"{task}.md").read_text(encoding="utf-8")
         assert all(f"| `{name}` |" in page for name in names(task)), task
@@ -159,3 +160,48 @@ def test_the_preset_shown_is_the_preset() -> None:
     preset = (ROOT / "jobs/presets/stylized-dataset.yaml").read_text(encoding="utf-8")
     body = "".join(line for line in preset.splitlines(keepends=True) if not line.startswith("#"))
     assert f"```yaml\n{body}```" in (DOCS / "tutorials" / "stylized-dataset.md").read_text(encoding="utf-8")
+
+
+# --- what pages tell to write
+
+
+def code(page: Path, language: str) -> list[str]:
+    """The fenced blocks of a language; those that are only indented have none."""
+    return [t.content for t in tokens(page) if t.type in ("fence", "code_block") and t.info == language]
+
+
+def jobs() -> list[Any]:
+    """The jobs that pages show whole."""
+    shown = [(page, text) for page in PAGES for text in code(page, "yaml") if "output:" in text and "source:" in text]
+    return [pytest.param(text, id=page.stem) for page, text in shown if page.name != "design.md"]
+
+
+@pytest.mark.parametrize("text", jobs())
+def test_the_jobs_shown_are_jobs(text: str, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(text)
+    assert load_job(tmp_path / "job.yaml").output.partition("/")[0] in ("runs", "s3:")
+
+
+def commands() -> set[tuple[str, ...]]:
+    """All commands of ours that pages show on lines of their own."""
+    lines = [line for page in PAGES for text in code(page, "") for line in text.splitlines()]
+    words = [shlex.split(line, comments=True) for line in lines if re.match(r"(?:\w+=\w+ )?pixgrad [a-z]", line)]
+    return {tuple(w[w.index("pixgrad") + 1 :]) for w in words}
+
+
+def test_the_commands_shown_are_commands() -> None:
+    shown = commands()
+    assert len(shown) > 30
+    for words in shown:
+        found, rest = typer.main.get_command(app), list(words)
+        while isinstance(known := getattr(found, "commands", None), dict):
+            found = known[rest.pop(0)]
+        options = {name for parameter in found.params for name in parameter.opts}
+        assert {word for word in rest if re.match(r"--?[a-z]", word)} <= options, words
+
+
+def test_the_python_shown_is_python() -> None:
+    shown = [text for page in PAGES for text in code(page, "python")]
+    assert len(shown) >= 4
+    for text in shown:
+        ast.parse(text)
