@@ -30,6 +30,7 @@ from workers.codec import Pixels, encode_npy, encode_png
 from workers.engines.base import Engine, Read, Step
 from workers.errors import ImageError
 from workers.features import Network
+from workers.folding import fast_form
 from workers.params import AttributionParams, Baseline, ImageParams
 from workers.setup import WorkerSetup
 from workers.storage import read_bytes
@@ -62,14 +63,17 @@ class AttributionEngine(Engine):
         assert isinstance(setup.params, AttributionParams)
         self._params = setup.params
         self._explain = explain
-        if setup.params.method != "integrated_gradients":
+        self._fast = network
+        if setup.params.method == "integrated_gradients":
+            self._fast = fast_form(network)
+        else:
             taken = prepared(network, method_name(setup.params.method))
             self._explain = partial(explain_by, setup.params.method, taken)
         self._given = lru_cache(FRAMES_CACHED)(self._given_images)
 
     def _compute(self, items: Sequence[Item], size: int, on_step: Step) -> Sequence[Result | ImageError]:
         pixels = self._pixels(items)
-        logits = predict(self._network, pixels, batch=size, on_step=on_step).double()
+        logits = predict(self._fast, pixels, batch=size, on_step=on_step).double()
         targets = [self._choose(item, scores) for item, scores in zip(items, logits, strict=True)]
         chosen = [Target(0) if isinstance(target, ImageError) else target for target in targets]
         options: Options = {
@@ -78,8 +82,8 @@ class AttributionEngine(Engine):
             "batch": size,
             "on_step": on_step,
         }
-        found = self._explain(self._network, pixels, chosen, params=self._params, **options)
-        measured = measure(self._network, pixels, chosen, found, self._params, **options)
+        found = self._explain(self._fast, pixels, chosen, params=self._params, **options)
+        measured = measure(self._fast, pixels, chosen, found, self._params, **options)
         shape = "x".join(map(str, (size, *pixels.shape[1:])))
         return [
             target if isinstance(target, ImageError) else self._result(item, target, scores, one, figures, shape)

@@ -13,11 +13,12 @@ from workers.attribution.axioms import completeness, invariance, sensitivity, sy
 from workers.attribution.axioms.audit import audit
 from workers.attribution.axioms.deeplift import deeplift, with_rescale_rule
 from workers.attribution.axioms.finding import Finding, over_images
-from workers.attribution.axioms.rewriting import absolute, deeper, folded
+from workers.attribution.axioms.rewriting import absolute, deeper
 from workers.attribution.axioms.subject import Subject, as_double, distance, function_of, integrate
 from workers.attribution.objective import Target
 from workers.attribution.rules import trapezoid
 from workers.features import LOGITS, Network
+from workers.folding import folded
 from workers.params import AttributionParams
 
 CHECKS = (completeness.check, sensitivity.check, invariance.check, symmetry.check, symmetry.check_linearity)

@@ -8,11 +8,12 @@ import torch
 
 from workers.attribution.axioms.deeplift import deeplift, with_rescale_rule
 from workers.attribution.axioms.finding import Finding
-from workers.attribution.axioms.rewriting import absolute, deeper, folded
+from workers.attribution.axioms.rewriting import absolute, deeper
 from workers.attribution.axioms.subject import FLOOR, Function, Subject, distance, function_of
 from workers.attribution.path import Attribution
 from workers.errors import first_line
 from workers.features import Network
+from workers.folding import folded
 
 SINGLE_FLOOR = 5e-3
 """Relative L1 distance of an fp32 map from its fp64 twin that rounding explains."""
