@@ -7,7 +7,7 @@ REQUIREMENTS := pyproject.toml constraints.txt
 BENCHMARKS := $(filter-out benchmarks/demo.py benchmarks/gallery.py,$(wildcard benchmarks/[a-z]*.py))
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test chaos endurance lint bench dist
+.PHONY: help setup demo test chaos endurance lint bench docs dist
 
 help:
 	@echo "make demo    run the three jobs on real photographs; pictures land in runs/"
@@ -16,7 +16,8 @@ help:
 	@echo "make chaos   long schedules of faults: kills, hangs, outages; prints what was lost"
 	@echo "make endurance   the longest of them, which CI leaves out"
 	@echo "make lint    ruff, pyright, import-linter"
-	@echo "make bench   the measurements behind the claims in the README"
+	@echo "make bench   the measurements behind the claims in the documentation"
+	@echo "make docs    the documentation's site, in site/"
 	@echo "make dist    the wheel and its constraints, for cluster.yaml"
 
 setup: .venv/.test
@@ -42,19 +43,28 @@ lint: .venv/.test
 bench: .venv/.test
 	set -e; for script in $(BENCHMARKS); do $(BIN)/python $$script; done
 
+docs: .venv/.docs
+	$(BIN)/python docs/tools/options.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 dist: | $(BIN)/python
 	rm -rf dist
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
 	cp constraints.txt dist/
 
-# The stamps record what was installed: .demo is enough to run jobs, .test adds the tools and references of the tests.
+# The stamps record what was installed: .demo is enough to run jobs, .docs builds the documentation, and .test has both
+# and the tools and references of the tests.
 .venv/.demo: $(REQUIREMENTS) | $(BIN)/python
 	$(INSTALL) '.[demo]'
 	touch $@
 
+.venv/.docs: $(REQUIREMENTS) | $(BIN)/python
+	$(INSTALL) '.[docs]'
+	touch $@
+
 .venv/.test: $(REQUIREMENTS) | $(BIN)/python
 	$(INSTALL) '.[test]'
-	touch .venv/.demo $@
+	touch .venv/.demo .venv/.docs $@
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv

@@ -16,9 +16,11 @@ class Params(BaseModel):
 class Layer(Params):
     """A layer of the network, with its weight in the objective and, optionally, only some of its channels."""
 
-    name: str
-    weight: float = 1.0
-    channels: list[Annotated[int, Field(ge=0)]] | None = Field(default=None, min_length=1)
+    name: str = Field(description="as `pixgrad layers MODEL` lists it")
+    weight: float = Field(default=1.0, description="of this layer beside the others")
+    channels: list[Annotated[int, Field(ge=0)]] | None = Field(
+        default=None, min_length=1, description="only these; null: all"
+    )
 
 
 def _layer_from_name(value: Any) -> Any:
@@ -149,7 +151,7 @@ class Stage(Params):
 class ChannelSheet(Params):
     """One output for each of a layer's channels, instead of what the stages say."""
 
-    layer: str
+    layer: str = Field(description="as `pixgrad layers MODEL` lists it")
     first: int = Field(default=0, ge=0, description="the first channel")
     count: int = Field(default=64, ge=1, le=4096, description="how many channels")
 
@@ -166,7 +168,8 @@ class DeepDreamParams(Params):
     )
     pooling: Pooling = Field(default="max", description="average: what the network's max pooling layers do")
     channel_sheet: ChannelSheet | None = Field(
-        default=None, description="an output for each channel of a layer; stages then only say how"
+        default=None,
+        description="{layer: …, first: 0, count: 64}: an output for each channel of a layer; stages then only say how",
     )
     stages: list[Stage] = Field(
         default_factory=lambda: [Stage.model_validate({})],
@@ -212,11 +215,11 @@ class StyleParams(Params):
         description="the content's kept: luminance: its chroma in the result | histogram: its colours' mean and "
         "covariance in the style",
     )
-    init: Literal["content", "noise", "grey"] = "content"
+    init: Literal["content", "noise", "grey"] = Field(default="content", description="what painting begins with")
     scales: int = Field(
         default=1, ge=1, le=8, description="sizes painted at, from coarse to the full one, each twice the last"
     )
-    optimizer: Literal["lbfgs", "adam"] = "lbfgs"
+    optimizer: Literal["lbfgs", "adam"] = Field(default="lbfgs", description="of each image on its own")
     iterations: int = Field(default=300, ge=1, description="most steps of the optimiser, at each scale")
     plateau: Share = Field(
         default=0.0, description="an image is done when ten steps lower its loss by less than this share; 0: never"
@@ -380,7 +383,9 @@ class AttributionParams(Params):
     target: Literal["predicted", "label"] | ClassIndex | str | ClassList | TopK | Contrast = Field(
         default="predicted", description="predicted | label | a class | [a class, …] | {top: k} | {contrast: [a, b]}"
     )
-    objective: Literal["logit", "softmax"] = "logit"
+    objective: Literal["logit", "softmax"] = Field(
+        default="logit", description="what is shared out: the class's logit | its probability"
+    )
     baseline: Baseline | Annotated[list[Baseline], Field(min_length=1)] = Field(
         default="black",
         description="black | white | mean | blur | {image: files} | {uniform: draws} | {gaussian: draws, sigma: s}, "
