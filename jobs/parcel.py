@@ -11,13 +11,22 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import distribution
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeVar
 
 from jobs.spec import dump_job
 from pipeline.config import JobConfig
 from pipeline.pictures import expand
 from pipeline.prepare import with_absolute_paths
 from workers.errors import PixgradError
-from workers.params import DeepDreamParams, StyleParams
+from workers.params import (
+    AttributionParams,
+    Baseline,
+    DeepDreamParams,
+    DreamLayer,
+    GivenBaseline,
+    Stage,
+    StyleParams,
+)
 from workers.storage import is_remote
 from workers.weights import is_file
 
@@ -25,6 +34,8 @@ JOB_FILE = "job.yaml"
 
 FILES_BYTES = 200 * 2**20
 """What the files that a job names may weigh together: Ray holds a package of them in its head's memory."""
+
+Guided = TypeVar("Guided", Stage, DreamLayer)
 
 PACKAGES = ("jobs", "pipeline", "workers")
 
@@ -37,8 +48,9 @@ def pack(config: JobConfig, folder: Path, *, shared_paths: bool, code: bool) -> 
     """Fill an empty folder with a job, the files that it names and, with `code`, ourselves; gives the job as sent.
 
     With `shared_paths` local paths mean the same on the cluster and stay, absolute. Else the local files that the job
-    names (weights, classes, styles, guides) go along; a local source or output is refused. Raises ParcelError,
-    PictureError, SourceError.
+    names (weights, classes, styles, guides, baselines) go along; a local source or output is refused.
+
+    Raises ParcelError, PictureError, SourceError.
     """
     config = with_absolute_paths(config)
     if not shared_paths:
@@ -77,23 +89,40 @@ class _Files:
         if isinstance(section, StyleParams):
             section = section.model_copy(update={"styles": list(self._pictures(section.styles))})
         if isinstance(section, DeepDreamParams):
-            guides = [next(self._pictures([s.guide])) if s.guide else None for s in section.stages]
-            stages = [s.model_copy(update={"guide": g}) for s, g in zip(section.stages, guides, strict=True)]
-            section = section.model_copy(update={"stages": stages})
+            section = section.model_copy(update={"stages": list(map(self._guided, section.stages))})
+        if isinstance(section, AttributionParams):
+            section = section.model_copy(update={"baseline": list(map(self._baseline, section.baselines))})
         return config.model_copy(update={"model": model, config.task: section})
 
     def _pictures(self, patterns: Iterable[str]) -> Iterator[str]:
         for pattern in patterns:
             yield from [pattern] if is_remote(pattern) else map(self._copy, expand(pattern))
 
-    def _copy(self, place: str) -> str:
-        if is_remote(place) or place in self._taken:
+    def _guided(self, stage: Stage) -> Stage:
+        layers = [self._with_guide(layer) for layer in stage.layers] if stage.layers else stage.layers
+        return self._with_guide(stage).model_copy(update={"layers": layers})
+
+    def _with_guide(self, named: Guided) -> Guided:
+        guide = next(self._pictures([named.guide])) if named.guide else None
+        return named.model_copy(update={"guide": guide})
+
+    def _baseline(self, baseline: Baseline) -> Baseline:
+        """A given baseline's images in one folder, numbered, so that they stay one baseline and keep their order."""
+        if not isinstance(baseline, GivenBaseline) or is_remote(baseline.image):
+            return baseline
+        folder = f"files/baseline-{len(self._taken)}"
+        for number, place in enumerate(expand(baseline.image)):
+            self._copy(place, f"{folder}/{number:06d}-{Path(place).name}")
+        return GivenBaseline(image=folder)
+
+    def _copy(self, place: str, name: str | None = None) -> str:
+        if is_remote(place) or (place in self._taken and name is None):
             return self._taken.get(place, place)
-        name = f"files/{len(self._taken)}/{Path(place).name}"
+        name = name or f"files/{len(self._taken)}/{Path(place).name}"
         try:
             self._bytes += Path(place).stat().st_size
             self._check_size(place)
-            (self._folder / name).parent.mkdir(parents=True)
+            (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(place, self._folder / name)
         except OSError as error:
             raise ParcelError(f"Can't read {place}, which the job names: {error.strerror}.") from None

@@ -20,7 +20,7 @@ from jobs.submit import Cluster, LostError, SubmitError, _ending, entrypoint, is
 from pipeline.config import JobConfig
 from pipeline.driver import DRAIN_SECONDS
 from pipeline.pictures import find_pictures
-from workers.params import ImageParams
+from workers.params import GivenBaseline, ImageParams
 
 JOB = """
 source: s3://bucket/photos
@@ -62,14 +62,32 @@ def test_the_files_that_a_job_names_travel_and_keep_their_names(job: Callable[..
 
 def test_guides_and_classes_travel_too(job: Callable[..., JobConfig], tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("cat")
-    stages = "deepdream={stages: [{guide: paintings/cat.png}, {layers: [relu4_1]}]}"
+    layers = "[relu4_1, {name: relu4_2, guide: 'paintings/[[]1] sea.png'}]"
+    stages = f"deepdream={{stages: [{{guide: paintings/cat.png}}, {{layers: {layers}}}]}}"
     text = JOB.split("style:")[0] + "deepdream: {stages: []}"
     (tmp_path / "job.yaml").write_text(text)
     sent = pack(job("model.classes=classes.txt", stages), tmp_path / "parcel", shared_paths=False, code=False)
     assert sent.deepdream and sent.model.classes
     assert (tmp_path / "parcel" / sent.model.classes).read_text() == "cat"
     assert (tmp_path / "parcel" / str(sent.deepdream.stages[0].guide)).name == "cat.png"
-    assert sent.deepdream.stages[1].guide is None
+    assert sent.deepdream.stages[1].guide is None and sent.deepdream.stages[1].layers
+    guides = [layer.guide for layer in sent.deepdream.stages[1].layers]
+    assert guides[0] is None and (tmp_path / "parcel" / str(guides[1])).name == "[1] sea.png"
+
+
+def test_the_images_of_a_baseline_travel_as_one(job: Callable[..., JobConfig], tmp_path: Path) -> None:
+    text = (
+        JOB.split("style:")[0].replace("vgg19", "vgg16")
+        + "attribution: {baseline: [black, {image: 'paintings/*.png'}]}"
+    )
+    (tmp_path / "job.yaml").write_text(text)
+    before = find_pictures(["paintings/*.png"], ImageParams.model_validate({"short_side": 64}))
+    sent = pack(job(), tmp_path / "parcel", shared_paths=False, code=False)
+    assert sent.attribution and sent.attribution.baselines[0] == "black"
+    given = sent.attribution.baselines[1]
+    assert isinstance(given, GivenBaseline)
+    after = find_pictures([str(tmp_path / "parcel" / given.image)], ImageParams.model_validate({"short_side": 64}))
+    assert [picture.sha256 for picture in after] == [picture.sha256 for picture in before] and len(after) == 2
 
 
 def test_a_shared_disk_needs_no_copies(job: Callable[..., JobConfig], tmp_path: Path) -> None:
