@@ -7,14 +7,13 @@ REQUIREMENTS := pyproject.toml constraints.txt
 BENCHMARKS := $(filter-out benchmarks/demo.py benchmarks/gallery.py,$(wildcard benchmarks/[a-z]*.py))
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test chaos endurance lint bench docs dist
+.PHONY: help setup demo test chaos lint bench docs dist
 
 help:
 	@echo "make demo    run the three jobs on real photographs; pictures land in runs/"
 	@echo "make setup   everything for development, in .venv"
 	@echo "make test    lint, then the tests"
 	@echo "make chaos   long schedules of faults: kills, hangs, outages; prints what was lost"
-	@echo "make endurance   the longest of them, which CI leaves out"
 	@echo "make lint    ruff, pyright, import-linter"
 	@echo "make bench   the measurements behind the claims in the documentation"
 	@echo "make docs    the documentation's site, in site/"
@@ -26,13 +25,10 @@ demo: .venv/.demo
 	$(BIN)/python benchmarks/demo.py
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long and not endurance"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long"
 
 chaos: .venv/.test
-	$(BIN)/python -m pytest -m long tests/chaos
-
-endurance: .venv/.test
-	$(BIN)/python -m pytest -m endurance tests/chaos
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m long tests/chaos
 
 lint: .venv/.test
 	$(BIN)/ruff check .

@@ -118,7 +118,7 @@ def break_some(source: Path, count: int) -> dict[str, str]:
     return codes
 
 
-@pytest.mark.endurance
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_ten_thousand_outputs_under_continuous_kills(here: Any) -> None:
     source = here.images("source", [f"{i:05d}-{i % 97}" for i in range(9_800)] + slow(200))
@@ -146,7 +146,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
     assert condition()
 
 
-@pytest.mark.endurance
+@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("group", [False, True], ids=["driver alone", "with all its processes"])
 def test_drivers_killed_at_any_moment(here: Any, group: bool) -> None:
@@ -173,7 +173,7 @@ def test_drivers_killed_at_any_moment(here: Any, group: bool) -> None:
     )
 
 
-@pytest.mark.endurance
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
 def test_a_stopped_run_drains_and_goes_on(here: Any, number: signal.Signals) -> None:
     source = here.images("source", slow(60))
@@ -215,7 +215,7 @@ def test_a_node_that_dies_costs_nobody_anything(here: Any) -> None:
     assert not found.codes
 
 
-@pytest.mark.endurance
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_many_nodes_die(here: Any) -> None:
     source, killed = nodes(here, 200, 8)

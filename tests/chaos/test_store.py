@@ -203,7 +203,7 @@ def test_a_bucket_that_fails_now_and_then_costs_nothing(here: Any, bucket: str, 
     assert export(store, here.folder / "out", class_tree=False) == 24
 
 
-@pytest.mark.endurance
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_bucket_that_fails_all_the_time(here: Any, bucket: str, proxy: Proxy) -> None:
     source = here.images("source", [f"{i:03d}-{i}" for i in range(400)])
@@ -218,7 +218,7 @@ def test_a_bucket_that_fails_all_the_time(here: Any, bucket: str, proxy: Proxy) 
     here.check("S3: 503, answers lost, bodies cut, often", proxy.faults, source, open_store(f"{bucket}/run"))
 
 
-@pytest.mark.endurance
+@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("trouble", ["credentials expire", "the bucket is gone for good"])
 def test_a_bucket_that_fails_for_good(here: Any, bucket: str, proxy: Proxy, trouble: str) -> None:

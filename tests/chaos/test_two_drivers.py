@@ -40,7 +40,7 @@ def test_a_stolen_claim_commits_nothing_twice(here: Any) -> None:
     assert json.loads((run / "run.json").read_text())["state"] == "complete"
 
 
-@pytest.mark.endurance
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_many_drivers_race(here: Any) -> None:
     source = here.images("source", [f"{i:03d}-slow@compute-{i}" for i in range(40)])
