@@ -23,13 +23,16 @@ _THE_FILES_OWN = frozenset(
     (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENXIO)
 )
 """What a local disk says of one file; the rest (EIO, ESTALE, EMFILE, ...) may be the disk's or the machine's state."""
+_FAILURES = 3
 
 
 class Fetcher:
     """Reads images, whose `uri` is relative to `root` or absolute, and tells a bad image from a store that fails.
 
-    What was read last from a store is its witness: if that can't be read any more either, it isn't the image. A host of
-    the web without a witness is the image's own affair, a bucket or a disk is the run's.
+    What was read last from a store is its witness: if that can't be read any more either, it isn't the image, and it is
+    only the image if it fails `_FAILURES` times with the witness read in between, since where many requests fail by
+    chance one image may fail twice. A host of the web without a witness is the image's own affair, a bucket or a disk
+    is the run's.
     """
 
     def __init__(self, root: str, max_bytes: int):
@@ -49,14 +52,19 @@ class Fetcher:
             raise ImageError("missing", str(error)) from error
         except StorageError as error:
             raise ImageError("unreadable", str(error)) from error
-        try:
-            data = self._read(store, name, ref)
-        except StorageError as error:
-            if not self._is_the_images_own(error, store):
-                raise
-            raise ImageError("missing" if isinstance(error, MissingError) else "unreadable", str(error)) from error
-        self._witnesses[store.url] = name
-        return data
+        failures = 0
+        while True:
+            try:
+                data = self._read(store, name, ref)
+                self._witnesses[store.url] = name
+                return data
+            except StorageError as error:
+                failures += 1
+                if not self._may_be_the_images_own(error, store):
+                    raise
+                if failures == _FAILURES or not self._is_in_doubt(error, store):
+                    code = "missing" if isinstance(error, MissingError) else "unreadable"
+                    raise ImageError(code, str(error)) from error
 
     def _read(self, store: Store, name: str, ref: ImageRef) -> bytes:
         size = store.size(name) if ref.bytes is None else ref.bytes
@@ -69,16 +77,23 @@ class Fetcher:
             raise ImageError("unreadable", f"{ref.uri} ends within {ref.member}; the tar was cut after it was listed.")
         return data
 
-    def _is_the_images_own(self, error: StorageError, store: Store) -> bool:
+    def _may_be_the_images_own(self, error: StorageError, store: Store) -> bool:
         if isinstance(store, LocalStore) and not _holds_anything(Path(store.url)):
             return False  # a mount that went away leaves an empty folder or none
-        if isinstance(error, MissingError | UnusableNameError):
-            return True
-        if getattr(error.__cause__, "errno", None) in _THE_FILES_OWN:
+        if _is_said_of_the_file(error):
             return True
         if witness := self._witnesses.get(store.url):
             return _can_read(store, witness)
         return store.url.startswith(("http://", "https://"))
+
+    def _is_in_doubt(self, error: StorageError, store: Store) -> bool:
+        return store.url in self._witnesses and not _is_said_of_the_file(error)
+
+
+def _is_said_of_the_file(error: StorageError) -> bool:
+    if isinstance(error, MissingError | UnusableNameError):
+        return True
+    return getattr(error.__cause__, "errno", None) in _THE_FILES_OWN
 
 
 def _holds_anything(folder: Path) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import workers.fetch
 from workers.errors import ImageError
 from workers.fetch import Fetcher
 from workers.records import ImageRef
@@ -135,6 +136,24 @@ class TestWitness:
         with pytest.raises(ImageError) as caught:
             fetcher.fetch(ImageRef("a.jpg"))
         assert caught.value.code == "unreadable"
+
+    def test_that_can_be_read_does_not_blame_who_fails_only_twice(
+        self, photos: Path, failing: dict[str, int], number: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fetcher = Fetcher(str(photos), LIMIT)
+        fetcher.fetch(ImageRef("b.jpg"))
+        failing["a.jpg"] = number
+        looks: list[str] = []
+
+        def look(store: Any, name: str) -> bool:
+            looks.append(name)
+            if len(looks) == 2:
+                failing.clear()
+            return True
+
+        monkeypatch.setattr(workers.fetch, "_can_read", look)
+        assert fetcher.fetch(ImageRef("a.jpg")) == b"data"
+        assert looks == ["b.jpg", "b.jpg"]
 
     def test_that_can_not_be_read_any_more_blames_the_disk(
         self, photos: Path, failing: dict[str, int], number: int
