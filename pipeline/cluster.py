@@ -25,7 +25,7 @@ from ray._private import worker as ray_worker
 from ray.core.generated.gcs_pb2 import ActorTableData  # pyright: ignore[reportAttributeAccessIssue]
 
 from pipeline.fairness import Demand
-from pipeline.patience import Patience
+from pipeline.room import Patience
 from workers.actor import DeviceFacts, remote_probe
 from workers.errors import PixgradError, first_line
 

@@ -27,9 +27,9 @@ from pipeline import committer
 from pipeline.cluster import Resources, RunStopped, draining_nodes, look, no_room
 from pipeline.committer import Committer, pause_after
 from pipeline.fairness import allowed_workers
-from pipeline.patience import Patience
 from pipeline.plan import Feed, Unit
 from pipeline.policy import Action, Commit, Policy, Task
+from pipeline.room import Patience
 from workers.actor import CONCURRENT_ATTEMPTS, Birth, Pulse, StartError, remote_actor
 from workers.errors import OutOfMemoryError, PixgradError, first_line
 from workers.last_words import last_words

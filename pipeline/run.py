@@ -28,7 +28,7 @@ from pipeline.progress.run_log import logger, run_log
 from pipeline.progress.style import Style
 from pipeline.progress.tally import Tally
 from pipeline.provenance import fingerprint, now, versions, write_run
-from pipeline.retry import RetryFeed, next_round
+from pipeline.rounds import RetryFeed, next_round
 from pipeline.signals import stop_on_signals
 from pipeline.status import open_run
 from pipeline.summary import write_summary

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.commit import latest_rows
 from pipeline.plan import Plan
-from pipeline.retry import RetryFeed, Round
+from pipeline.rounds import RetryFeed, Round
 from workers.records import Output
 from workers.storage import Store
 

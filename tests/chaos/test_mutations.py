@@ -35,7 +35,7 @@ class Mutant:
 POLICY = "tests/pipeline/test_policy.py::"
 PLAN = "tests/pipeline/test_plan.py::"
 COMMIT = "tests/pipeline/test_commit.py::"
-RETRY = "tests/pipeline/test_retry.py::"
+RETRY = "tests/pipeline/test_rounds.py::"
 EPOCH = "tests/pipeline/test_epoch.py::"
 ASSEMBLY = "tests/workers/test_assembly.py::"
 FETCH = "tests/workers/test_fetch.py::"
@@ -68,7 +68,7 @@ MUTANTS = [
     ),
     Mutant(
         "a retry takes up outputs that were made",
-        "pipeline/retry.py",
+        "pipeline/rounds.py",
         'table["status"].to_pylist(), strict=True) if s != "ok"}',
         'table["status"].to_pylist(), strict=True) if s}',
         (f"{RETRY}test_the_failed_outputs_of_a_run_are_the_first_round",),

@@ -18,7 +18,7 @@ import pipeline.driver
 import pipeline.run
 from jobs.spec import dump_job, load_job
 from jobs.submit import Cluster, Ending
-from pipeline import patience
+from pipeline import room
 from pipeline.cluster import RunStopped
 from pipeline.prepare import prepare
 from pipeline.run import run
@@ -76,8 +76,8 @@ def test_two_jobs_share_a_cluster_and_both_finish(here: Any, head: str, wait_unt
 
 def test_gpus_that_do_not_come_are_waited_for_as_told(here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "of a cluster that may grow")
-    monkeypatch.setattr(patience, "SPAWN_SECONDS", 1.0)
-    monkeypatch.setattr(patience, "SAY_EVERY", 0.5)
+    monkeypatch.setattr(room, "SPAWN_SECONDS", 1.0)
+    monkeypatch.setattr(room, "SAY_EVERY", 0.5)
     job = here.job(here.images("source", ["0"]), here.folder / "run")
     workers = job.config.workers.model_copy(update={"gpus": 3.0, "wait": 2.0})
     job = replace(job, config=job.config.model_copy(update={"workers": workers}))

@@ -10,7 +10,7 @@ import pytest
 from pipeline.commit import commit, count_outputs, list_parts
 from pipeline.listing import Source
 from pipeline.plan import Plan, Unit
-from pipeline.retry import RetryFeed, Round, next_round
+from pipeline.rounds import RetryFeed, Round, next_round
 from pipeline.seal import DamagedError, read_sealed
 from pipeline.variants import Grid
 from workers.layout import part_name

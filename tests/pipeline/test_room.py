@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.patience import SAY_EVERY, SPAWN_SECONDS, Patience
+from pipeline.room import SAY_EVERY, SPAWN_SECONDS, Patience
 
 
 def test_it_waits_as_long_as_it_takes_and_says_so() -> None:
