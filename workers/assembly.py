@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from workers.batching import Batcher, Frame
@@ -75,13 +76,17 @@ class Result(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Item:
     """One output for the engine, decoded."""
 
     output: Output
     decoded: Decoded
     seed: int
+
+
+Lot = Sequence[tuple[Item, Result | ImageError]]
+"""Results that are ready at the same time."""
 
 
 class Engine(Protocol):
@@ -91,8 +96,13 @@ class Engine(Protocol):
         """How many items make a batch."""
         ...
 
-    def run(self, items: Sequence[Item], on_step: Callable[[], None]) -> Sequence[Result | ImageError]:
-        """A result, or the reason why there is none, for each item (at most a batch, all of one frame)."""
+    def stream(
+        self, items: Sequence[Item], on_step: Callable[[], None], more: Callable[[int], Sequence[Item]]
+    ) -> Iterator[Lot]:
+        """Each item's result, or the reason why there is none, as soon as there is one; all are of one frame.
+
+        There is at most a batch of them; `more` gives up to so many others, as many as wait, once there is room.
+        """
         ...
 
 
@@ -146,6 +156,19 @@ class _Image:
     sha256: str
 
 
+_Load = tuple[_Place, _Image]
+
+
+@dataclass(frozen=True)
+class _InHand:
+    """What the engine has in hand, since when, and with how many companions, itself included."""
+
+    place: _Place
+    image: _Image
+    began: float
+    companions: int
+
+
 @dataclass(frozen=True)
 class _Arrival:
     places: Sequence[_Place]
@@ -179,7 +202,7 @@ class Assembly:
         self._decoders = ThreadPoolExecutor(max(1, setup.threads // 2), "decode")
         self._encoders = ThreadPoolExecutor(max(1, setup.threads // 2), "encode")
         self._arrivals: queue.SimpleQueue[_Arrival | int] = queue.SimpleQueue()
-        self._batcher: Batcher[tuple[_Place, _Image]] = Batcher(engine.batch_size)
+        self._batcher: Batcher[_Load] = Batcher(engine.batch_size)
         self._awaited = 0
         self._ticks = 0
         self._computing = False
@@ -228,8 +251,8 @@ class Assembly:
             for place in places:
                 place.fail(error)
         finally:
-            self._tick()
             self._arrivals.put(_Arrival(places, image, time.perf_counter() - began))
+            self._tick()
 
     def _fetch_and_decode(self, places: Sequence[_Place]) -> _Image:
         ref = places[0].output.image
@@ -262,10 +285,13 @@ class Assembly:
             traceback.print_exc()
             os._exit(1)
 
-    def _next_batch(self) -> list[tuple[_Place, _Image]] | None:
+    def _next_batch(self) -> list[_Load] | None:
+        self._receive_all()
+        return self._batcher.take(partial=self._awaited == 0)
+
+    def _receive_all(self) -> None:
         while not self._arrivals.empty():
             self._receive(self._arrivals.get())
-        return self._batcher.take(partial=self._awaited == 0)
 
     def _receive(self, arrival: _Arrival | int) -> None:
         if isinstance(arrival, int):
@@ -277,32 +303,53 @@ class Assembly:
             for place in arrival.places:
                 self._batcher.add(arrival.image.decoded.frame, (place, arrival.image))
 
-    def _run(self, batch: list[tuple[_Place, _Image]]) -> None:
-        batch = [(place, image) for place, image in batch if not place.ticket.given_up]
+    def _run(self, loads: Sequence[_Load]) -> None:
+        in_hand: dict[Item, _InHand] = {}
+        batch = self._take_up(loads, in_hand)
         if not batch:
             return
-        began = time.perf_counter()
-        items = [Item(p.output, image.decoded, output_seed(self._setup.seed, p.output.key)) for p, image in batch]
+        more = partial(self._more, in_hand, batch[0].decoded.frame)
         try:
-            with self._recorder.holding([place.index for place, _ in batch]):
-                results = self._engine.run(items, self._tick)
+            with self._recorder.holding(_indices(in_hand)):
+                for lot in self._engine.stream(batch, self._tick, more):
+                    done = [(in_hand.pop(item), item, result) for item, result in lot]
+                    self._recorder.hold(_indices(in_hand))
+                    for one, item, result in done:
+                        self._settle(one, item, result)
         except DeviceError:
             raise
         except Exception as error:
-            if len(batch) == 1 or isinstance(error, PixgradError):
-                for place, _ in batch:
-                    place.fail(error)
+            if len(in_hand) == 1 or isinstance(error, PixgradError):
+                for one in in_hand.values():
+                    one.place.fail(error)
             else:  # one of them is to blame: it fails alone
-                for one in batch:
-                    self._run([one])
-            return
-        each = (time.perf_counter() - began) / len(batch)
-        for (place, image), item, result in zip(batch, items, results, strict=True):
-            place.ticket.seconds["compute"] += each
-            if isinstance(result, ImageError):
-                place.settle(result)
-            else:
-                self._encoders.submit(self._encode, place, image, item, result, each)
+                for one in in_hand.values():
+                    self._run([(one.place, one.image)])
+
+    def _take_up(self, loads: Sequence[_Load], in_hand: dict[Item, _InHand]) -> list[Item]:
+        """The items of what is still wanted, from now on in hand."""
+        wanted = [(place, image) for place, image in loads if not place.ticket.given_up]
+        items = [Item(p.output, image.decoded, output_seed(self._setup.seed, p.output.key)) for p, image in wanted]
+        held, began = len(in_hand) + len(items), time.perf_counter()
+        in_hand |= {
+            item: _InHand(place, image, began, held) for item, (place, image) in zip(items, wanted, strict=True)
+        }
+        return items
+
+    def _more(self, in_hand: dict[Item, _InHand], frame: Frame, most: int) -> list[Item]:
+        """Further items of a frame for an engine with room; none once a batch of another frame is full."""
+        self._receive_all()
+        items = self._take_up(self._batcher.take_more(frame, most), in_hand)
+        self._recorder.hold(_indices(in_hand))
+        return items
+
+    def _settle(self, one: _InHand, item: Item, result: Result | ImageError) -> None:
+        seconds = (time.perf_counter() - one.began) / one.companions
+        one.place.ticket.seconds["compute"] += seconds
+        if isinstance(result, ImageError):
+            one.place.settle(result)
+        else:
+            self._encoders.submit(self._encode, one.place, one.image, item, result, seconds)
 
     def _tick(self) -> None:
         self._ticks += 1
@@ -377,6 +424,10 @@ class Assembly:
         if isinstance(what, ImageError):
             return failed_row(identity, what.code, str(what))
         return ok_row(identity, {**what.columns, "shard": shard})
+
+
+def _indices(in_hand: Mapping[Item, _InHand]) -> list[OutputIndex]:
+    return [one.place.index for one in in_hand.values()]
 
 
 def _unexpected(error: Exception) -> ImageError:

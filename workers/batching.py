@@ -36,3 +36,13 @@ class Batcher(Generic[T]):
         if items:
             self._waiting[frame] = items  # behind the others: its turn was now
         return batch
+
+    def take_more(self, frame: Frame, most: int) -> list[T]:
+        """Up to `most` further items of a frame whose turn it is; none if another frame's batch is full."""
+        if any(len(items) >= self._size(other) for other, items in self._waiting.items() if other != frame):
+            return []
+        items = self._waiting.get(frame, deque())
+        taken = [items.popleft() for _ in range(min(len(items), most))]
+        if not items:
+            self._waiting.pop(frame, None)
+        return taken

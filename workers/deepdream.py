@@ -18,6 +18,9 @@ from workers.octaves import octave_sizes
 from workers.params import Stage
 from workers.resize import resize
 
+TRACE_POINTS = 40
+"""Most points of an objective's trace."""
+
 
 @dataclass(frozen=True)
 class DreamResult:
@@ -26,13 +29,15 @@ class DreamResult:
     `images`: B x 3 x H x W in [0, 1]. `objective_first` and `objective_last`: float64 of length B, the last stage's
     objective at full size and without jitter, of the image the dream started from and of the result, before colours
     are put back.
-    `iterations`: gradient steps taken on each image, over all stages and octaves.
+    `iterations`: gradient steps taken on each image, over all stages and octaves. `trace`: the iterations before which
+    the objective was noted down, of that stage and octave, with jitter; and it (B x as many, float64, on the CPU).
     """
 
     images: Tensor
     objective_first: Tensor
     objective_last: Tensor
     iterations: int
+    trace: tuple[list[int], Tensor]
 
 
 def deepdream(
@@ -58,12 +63,13 @@ def deepdream(
     objectives = [stage_objective(network, plan, maximise_activation=init != "image") for plan in stages]
     tile = stages[-1].stage.tile
     first = measure(objectives[-1], start, tile)
-    dreamed = start
+    dreamed, values = start, list[Tensor]()
     for number, (plan, objective) in enumerate(zip(stages, objectives, strict=True)):
-        dreamed = _dream_stage(objective, dreamed, plan.stage, number, seeds, on_step)
-    iterations = sum(plan.stage.octaves * plan.stage.iterations for plan in stages)
+        dreamed = _dream_stage(objective, dreamed, plan.stage, number, seeds, values.append, on_step)
     last = measure(objectives[-1], dreamed, tile)
-    return DreamResult(_with_colors(dreamed, images, colors), first, last, iterations)
+    marks = list(range(0, len(values), -(-len(values) // TRACE_POINTS)))
+    trace = torch.stack([values[mark] for mark in marks], 1).double().cpu()
+    return DreamResult(_with_colors(dreamed, images, colors), first, last, len(values), (marks, trace))
 
 
 def _with_colors(dreamed: Tensor, images: Tensor, colors: Literal["free", "luminance", "histogram"]) -> Tensor:
@@ -78,6 +84,7 @@ def _dream_stage(
     stage: Stage,
     number: int,
     seeds: Sequence[int],
+    note: Callable[[Tensor], None],
     on_step: Callable[[], None],
 ) -> Tensor:
     """Dream from the coarsest octave to the full size; each octave gets back the detail that shrinking took away."""
@@ -90,7 +97,8 @@ def _dream_stage(
         generators = [_generator(seed, number, octave) for seed in seeds]
         for iteration, shifts in enumerate(_jitter(generators, stage)):
             progress = iteration / stage.iterations
-            dreamed = ascend(objective, dreamed, stage, shifts, progress=progress, base=base)
+            dreamed, value = ascend(objective, dreamed, stage, shifts, progress=progress, base=base)
+            note(value)
             on_step()
         detail = dreamed - base
     return dreamed

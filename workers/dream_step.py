@@ -31,32 +31,36 @@ def ascend(
     *,
     progress: float = 0.0,
     base: Tensor | None = None,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """One iteration: x <- clip(x + step / 255 * g / mean|g|, 0, 1), g and mean|g| being each image's own.
 
     The gradient g is taken of each image rolled by its shift and rolled back, and then blurred and normalised as
     `stage` says; an image whose gradient is zero everywhere stays as it is. `images`: B x 3 x H x W in [0, 1].
     `progress`, from 0 to below 1, is how much of the octave is done: with it the blur falls to nothing, and the step
     as the stage's schedule says. `tv_weight` smooths what is dreamt, that is `images` less `base` (left out: zero).
+
+    Gives the new images, and the objective of the rolled ones before (B, float32 or wider).
     """
-    gradient = gradient_of(objective, _roll(images, shifts), stage.tile)
+    gradient, values = gradient_of(objective, _roll(images, shifts), stage.tile)
     gradient = _roll(gradient, [(-rows, -columns) for rows, columns in shifts])
     direction = normalised(smoothed(gradient, stage.smoothing * (1 - progress)), stage.normalize)
     stepped = images + stage.step / 255 * step_factor(stage.schedule, progress) * direction
     if stage.tv_weight:
         dreamt = images if base is None else images - base
         stepped = stepped + stage.tv_weight * (_neighbours_mean(dreamt) - dreamt)
-    return stepped.clamp(0, 1)
+    return stepped.clamp(0, 1), values
 
 
-def gradient_of(objective: Objective, images: Tensor, tile: int | None) -> Tensor:
-    """The gradient of each image's objective in its pixels (B x 3 x H x W), one tile at a time."""
-    gradient = torch.empty_like(images)
+def gradient_of(objective: Objective, images: Tensor, tile: int | None) -> tuple[Tensor, Tensor]:
+    """The gradient of each image's objective in its pixels (B x 3 x H x W), one tile at a time; the objective (B)."""
+    gradient, values = torch.empty_like(images), images.new_zeros(len(images))
     for share, rows, columns in _tiles(images, tile):
         pixels = images[..., rows, columns].clone().requires_grad_()
-        (part,) = torch.autograd.grad(objective(pixels).sum(), pixels)
+        value = objective(pixels)
+        (part,) = torch.autograd.grad(value.sum(), pixels)
         gradient[..., rows, columns] = share * part
-    return gradient
+        values = values + share * value.detach()
+    return gradient, values
 
 
 def measure(objective: Objective, images: Tensor, tile: int | None) -> Tensor:

@@ -33,13 +33,17 @@ class Recorder:
 
     @contextmanager
     def holding(self, outputs: Sequence[OutputIndex]) -> Iterator[None]:
-        """The calling thread works on these outputs in this block."""
-        descriptor = self._file()
-        os.pwrite(descriptor, struct.pack(f"<q{2 * len(outputs)}q", len(outputs), *(n for o in outputs for n in o)), 0)
+        """The calling thread works on these outputs in this block, unless `hold` says otherwise within."""
+        self.hold(outputs)
         try:
             yield
         finally:
-            os.pwrite(descriptor, struct.pack("<q", 0), 0)
+            self.hold(())
+
+    def hold(self, outputs: Sequence[OutputIndex]) -> None:
+        """The calling thread works on these outputs from now on."""
+        numbers = (len(outputs), *(number for output in outputs for number in output))
+        os.pwrite(self._file(), struct.pack(f"<{len(numbers)}q", *numbers), 0)
 
     def _file(self) -> int:
         if not hasattr(self._local, "descriptor"):

@@ -142,6 +142,8 @@ _OF_TASK: dict[str, list[pa.Field]] = {
         pa.field("objective_first", pa.float64()),
         pa.field("objective_last", pa.float64()),
         pa.field("iterations", pa.int32()),
+        pa.field("trace_iterations", pa.list_(pa.int32())),
+        pa.field("trace_objective", pa.list_(pa.float32())),
     ],
     "style": [
         pa.field("style_uri", pa.string()),
@@ -150,6 +152,8 @@ _OF_TASK: dict[str, list[pa.Field]] = {
         pa.field("style_loss", pa.float64()),
         pa.field("total_loss", pa.float64()),
         pa.field("iterations", pa.int32()),
+        pa.field("trace_iterations", pa.list_(pa.int32())),
+        pa.field("trace_loss", pa.list_(pa.float32())),
     ],
     "attribution": [
         pa.field("method", pa.string()),

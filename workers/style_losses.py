@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -125,6 +125,22 @@ class StyleLosses:
             {layer.name: _at_least_fp32(_channels(features, layer)) for layer in params.content_layers},
             grams,
             means,
+        )
+
+    def replaced(self, rows: Tensor, other: StyleLosses) -> StyleLosses:
+        """These losses with `rows` (B, bool) from another batch of the same size."""
+
+        def mixed(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {
+                name: torch.where(rows.view(-1, *[1] * (values.dim() - 1)), theirs[name], values)
+                for name, values in mine.items()
+            }
+
+        return replace(
+            self,
+            features=mixed(self.features, other.features),
+            grams=mixed(self.grams, other.grams),
+            means=mixed(self.means, other.means),
         )
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,7 +13,7 @@ from benchmarks._pipeline.collections import UNIT, write_photographs
 from benchmarks._pipeline.fake_actors import worker_setup
 from benchmarks._pipeline.table import Row
 from workers.actor import CONCURRENT_ATTEMPTS
-from workers.assembly import Assembly, Item
+from workers.assembly import Assembly, Item, Lot
 from workers.batching import Frame
 from workers.codec import Pixels, decode, encode_png
 from workers.params import ImageParams
@@ -66,11 +66,13 @@ class _Device:
     def batch_size(self, frame: Frame) -> int:
         return BATCH
 
-    def run(self, items: Sequence[Item], on_step: Callable[[], None]) -> Sequence[_Result]:
+    def stream(
+        self, items: Sequence[Item], on_step: Callable[[], None], more: Callable[[int], Sequence[Item]]
+    ) -> Iterator[Lot]:
         began = time.perf_counter()
         time.sleep(SECONDS)
         self.runs.append((began, time.perf_counter()))
-        return [_Result(item.decoded.pixels, f"{BATCH}") for item in items]
+        yield [(item, _Result(item.decoded.pixels, f"{BATCH}")) for item in items]
 
     def busy(self, since: float, until: float) -> float:
         """The share of a time for which it ran."""

@@ -8,7 +8,7 @@ import shutil
 import tarfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +19,9 @@ import pytest
 from PIL import Image
 
 from workers import assembly as assembly_module
-from workers.assembly import Assembly, Item, Result
+from workers.assembly import Assembly, Item, Lot
 from workers.codec import Pixels, encode_png
-from workers.errors import ImageError, ModelError, OutOfMemoryError
+from workers.errors import ModelError, OutOfMemoryError
 from workers.layout import shard_name
 from workers.params import DeepDreamParams, ImageParams, ModelParams
 from workers.recorder import read_recorder
@@ -52,13 +52,15 @@ class Inverter:
     def batch_size(self, frame: tuple[int, int]) -> int:
         return self.size
 
-    def run(self, items: Sequence[Item], on_step: Callable[[], None]) -> Sequence[Result | ImageError]:
+    def stream(
+        self, items: Sequence[Item], on_step: Callable[[], None], more: Callable[[int], Sequence[Item]]
+    ) -> Iterator[Lot]:
         self.batches.append([item.output.image.uri for item in items])
         on_step()
         for item in items:
             if error := self.stumble(item):
                 raise error
-        return [Inverted(item.decoded.pixels) for item in items]
+        yield [(item, Inverted(item.decoded.pixels)) for item in items]
 
 
 @pytest.fixture
@@ -201,6 +203,45 @@ def test_outcomes_are_told_as_they_come_and_rows_when_there_are_all(
         assert next(events) == Acked((i,))
     [piece] = events
     assert isinstance(piece, Piece) and pq.read_table(io.BytesIO(piece.part)).num_rows == 3
+
+
+class Greedy(Inverter):
+    """Does one item at a time, and asks for another then."""
+
+    def stream(
+        self, items: Sequence[Item], on_step: Callable[[], None], more: Callable[[int], Sequence[Item]]
+    ) -> Iterator[Lot]:
+        self.batches.append([])
+        line = list(items)
+        while line:
+            item = line.pop(0)
+            self.batches[-1].append(item.output.image.uri)
+            if error := self.stumble(item):
+                raise error
+            yield [(item, Inverted(item.decoded.pixels))]
+            line += more(1)
+
+
+def test_an_engine_with_room_gets_what_waits_of_whatever_attempt(place: Path) -> None:
+    go, held = threading.Event(), list[frozenset[tuple[int, int]] | None]()
+
+    def stumble(item: Item) -> Exception | None:
+        go.wait(30)
+        held.append(read_recorder(line.recorder))
+        return RuntimeError("size mismatch") if item.output.image.uri == "3.png" else None
+
+    engine = Greedy(1, stumble)
+    line = assembly(place, engine)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(finish, line, attempt(["0.png", "1.png"]))
+        second = pool.submit(finish, line, attempt(["2.png", "3.png"], unit=1))
+        wait_until(lambda: line.pulse().ticks == 4)  # all are decoded
+        go.set()
+        rows = first.result(30)[1] + second.result(30)[1]
+    assert [row["error_code"] for row in rows] == [None, None, None, "unexpected"]
+    assert sorted(engine.batches[0]) == ["0.png", "1.png", "2.png", "3.png"], "all of them in one go"
+    assert all(batch == ["3.png"] for batch in engine.batches[1:])
+    assert all(len(those or ()) == 1 for those in held[:4]), "only what is under way can be to blame"
 
 
 def test_a_seed_goes_with_the_output_wherever_it_stands(place: Path) -> None:

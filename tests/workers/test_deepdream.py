@@ -111,7 +111,9 @@ def resize_with_pillow(image: Array, height: int, width: int) -> Array:
 def test_one_step_is_the_formula(network: Network, photos: Tensor) -> None:
     objective = stage_objective(network, plan("relu1"), maximise_activation=False)
     shifts = [(3, -4), (0, 0), (-5, 11)]
-    stepped = ascend(objective, photos, Stage.model_validate({}), shifts)
+    stepped, values = ascend(objective, photos, Stage.model_validate({}), shifts)
+    rolled = torch.stack([image.roll(shift, (1, 2)) for image, shift in zip(photos, shifts, strict=True)])
+    torch.testing.assert_close(values, objective(rolled))
     for image, shift, result, value in zip(photos, shifts, stepped, objective(photos), strict=True):
         expected = step_in_numpy(image.numpy(), 1.5, shift, *convolution(network))
         np.testing.assert_allclose(result.numpy(), expected, rtol=0, atol=1e-12)
@@ -451,3 +453,12 @@ def test_what_is_not_there_is_a_model_error(network: Network, photos: Tensor) ->
         dream(network, photos, plan(DreamLayer(name="relu1", channels=[8])))
     with pytest.raises(ModelError, match="logits"):
         dream(network, photos, plan(class_index=5))
+
+
+def test_a_trace_is_the_objective_on_the_way(network: Network, photos: Tensor) -> None:
+    result = dream(network, photos, plan("relu1", octaves=1, iterations=100, jitter=0))
+    marks, values = result.trace
+    assert marks == list(range(0, 100, 3)) and values.shape == (3, len(marks))
+    torch.testing.assert_close(values[:, 0], result.objective_first)
+    assert (values.diff(dim=1) > 0).double().mean() > 0.9 and (values[:, -1] < result.objective_last).all()
+    assert dream(network, photos, plan("relu1", octaves=2, iterations=3)).trace[0] == [0, 1, 2, 3, 4, 5]

@@ -45,10 +45,10 @@ def test_smoothing_stops_at_nothing_and_at_the_image() -> None:
 
 def test_smoothing_falls_over_the_octave() -> None:
     first, late = (
-        ascend(linear, IMAGES, stage(smoothing=3.0, step=0.1), [(0, 0)] * 2, progress=progress)
+        ascend(linear, IMAGES, stage(smoothing=3.0, step=0.1), [(0, 0)] * 2, progress=progress)[0]
         for progress in (0.0, 0.99)
     )
-    plain = ascend(linear, IMAGES, stage(step=0.1), [(0, 0)] * 2)
+    plain, _ = ascend(linear, IMAGES, stage(step=0.1), [(0, 0)] * 2)
     assert torch.equal(late, plain)
     assert (first - IMAGES).diff(dim=3).abs().mean() < 0.5 * (plain - IMAGES).diff(dim=3).abs().mean()
 
@@ -81,15 +81,15 @@ def test_schedules_fall_from_one_towards_nothing() -> None:
     for schedule in ("linear", "cosine"):
         factors = [step_factor(schedule, p) for p in progress]
         assert factors[0] == 1 and factors == sorted(factors, reverse=True) and 0 < factors[-1] < 0.11
-    stepped = ascend(linear, IMAGES * 0.5 + 0.25, stage(schedule="linear", step=2.0), [(0, 0)] * 2, progress=0.75)
+    stepped, _ = ascend(linear, IMAGES * 0.5 + 0.25, stage(schedule="linear", step=2.0), [(0, 0)] * 2, progress=0.75)
     assert (stepped - IMAGES * 0.5 - 0.25).abs().mean().item() == pytest.approx(0.5 / 255)
 
 
 def test_total_variation_smooths_what_is_dreamt_and_not_the_photograph() -> None:
-    still = ascend(lambda x: 0 * squares(x), IMAGES, stage(tv_weight=1.0), [(0, 0)] * 2, base=IMAGES)
+    still, _ = ascend(lambda x: 0 * squares(x), IMAGES, stage(tv_weight=1.0), [(0, 0)] * 2, base=IMAGES)
     torch.testing.assert_close(still, IMAGES)
     dreamt = (IMAGES + 0.1 * GRADIENT).clamp(0, 1)
-    calmer = ascend(lambda x: 0 * squares(x), dreamt, stage(tv_weight=0.5), [(0, 0)] * 2, base=IMAGES)
+    calmer, _ = ascend(lambda x: 0 * squares(x), dreamt, stage(tv_weight=0.5), [(0, 0)] * 2, base=IMAGES)
     roughness = [(x - IMAGES).diff(dim=2).square().sum() for x in (dreamt, calmer)]
     assert roughness[1] < 0.5 * roughness[0]
     inner = (calmer - IMAGES)[..., 5, 5]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,43 @@ def test_memory_that_runs_out_halves_the_batch_and_the_row_says_so(make: Make, t
     assert [r.batch_shape for r in results if not isinstance(r, ImageError)] == [f"{most}x3x{SIDE}x{SIDE}"] * 3
     network.most = BATCH
     assert run(made, items(task, [0]))[0].keys() == encoded(results)[0][0].keys()
+
+
+def test_memory_that_ran_out_is_remembered_and_what_was_done_is_kept(make: Make) -> None:
+    made, network = make("style")
+    network.most = 2
+    made.run(items("style", range(3)), lambda: None)
+    assert made.batch_size((SIDE, SIDE)) == 2
+    network.seen.clear()
+    made.run(items("style", range(4)), lambda: None)
+    assert max(network.seen) == 2, "no batch is tried again that didn't fit"
+    network.seen.clear()
+    arrivals = iter([items("style", [2]), items("style", [3])])
+
+    def more(count: int) -> Sequence[Item]:
+        network.most = 1
+        return next(arrivals, ())
+
+    found = list(chain.from_iterable(made.stream(items("style", [0, 1]), lambda: None, more)))
+    assert [item.seed for item, _ in found] == [0, 1, 2, 3]
+    sizes = [int(r.batch_shape.split("x")[0]) for _, r in found if not isinstance(r, ImageError)]
+    assert sizes == [2, 2, 1, 1]
+
+
+def test_others_take_the_place_of_who_is_done(make: Make) -> None:
+    made, network = make("style")
+    alone = [run(made, items("style", [n]))[0] for n in range(6)]
+    network.seen.clear()
+    late = items("style", [4, 5])
+
+    def more(count: int) -> Sequence[Item]:
+        taken, late[:] = late[:count], late[count:]
+        return taken
+
+    found = list(chain.from_iterable(made.stream(items("style", [0, 1, 2, 3]), lambda: None, more)))
+    assert [item.seed for item, _ in found] == [0, 1, 2, 3, 4, 5]
+    assert [files for files, _ in encoded([result for _, result in found])] == alone
+    assert network.seen == [BATCH] * 10, "features, the start and three steps, twice"
 
 
 def test_memory_that_runs_out_over_one_image_is_told(make: Make) -> None:

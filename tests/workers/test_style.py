@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.resources import files
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from workers.errors import ModelError
 from workers.features import Network
 from workers.params import Layer, StyleParams
-from workers.style import StyleResult, style_targets, stylise
+from workers.style import Canvas, Painting, StyleResult, paint, style_targets, stylise
 from workers.style_losses import StyleLosses, StyleTarget, blended, gram, style_target, total_variation
 
 CONTENT, STYLE = ["4"], ["0", "1", "4"]
@@ -54,7 +55,7 @@ def targets(network: Network) -> list[StyleTarget]:
     return [style_target(network, picture, params().style_layers or []) for picture in pictures]
 
 
-def paint(network: Network, contents: Tensor, targets, p: StyleParams, seeds) -> StyleResult:
+def painted(network: Network, contents: Tensor, targets, p: StyleParams, seeds) -> StyleResult:
     """At one scale."""
     return stylise(network, contents, [[target] for target in targets], p, seeds)
 
@@ -96,7 +97,7 @@ def test_gram_accumulates_bfloat16_in_fp32():
 
 def test_losses_agree_with_the_closed_form(network: Network, contents: Tensor, targets: list[StyleTarget]):
     p = params(init="noise", content_weight=2.0, style_weight=30.0)
-    result = paint(network, contents, targets, p, SEEDS)
+    result = painted(network, contents, targets, p, SEEDS)
     for b in range(3):
         content, style, _ = closed_form(network, result.images[b : b + 1], contents[b : b + 1], targets[b], p)
         assert result.content_loss[b].item() == pytest.approx(content, rel=1e-10)
@@ -176,9 +177,9 @@ def test_an_image_does_not_depend_on_its_companions(
     network: Network, contents: Tensor, targets, values: dict[str, object]
 ):
     p = params(**values)
-    together = paint(network, contents, targets, p, SEEDS)
+    together = painted(network, contents, targets, p, SEEDS)
     for b in range(3):
-        alone = paint(network, contents[b : b + 1], [targets[b]], p, [SEEDS[b]])
+        alone = painted(network, contents[b : b + 1], [targets[b]], p, [SEEDS[b]])
         torch.testing.assert_close(alone.images[0], together.images[b], atol=1e-9, rtol=0)
         torch.testing.assert_close(alone.total_loss[0], together.total_loss[b], rtol=1e-9, atol=0)
 
@@ -189,8 +190,8 @@ def test_a_permuted_batch_gives_the_same_bits(contents: Tensor):
     targets = [style_target(network, photograph(name, (32, 32), torch.float32), layers) for name in
                ("coffee.png", "grass.png", "brick.png")]  # fmt: skip
     order = [2, 0, 1]
-    together = paint(network, contents, targets, params(init="noise"), SEEDS)
-    permuted = paint(
+    together = painted(network, contents, targets, params(init="noise"), SEEDS)
+    permuted = painted(
         network, contents[order], [targets[i] for i in order], params(init="noise"), [SEEDS[i] for i in order]
     )
     assert torch.equal(permuted.images, together.images[order])
@@ -202,8 +203,8 @@ def test_a_permuted_batch_gives_the_same_bits(contents: Tensor):
 
 @pytest.mark.parametrize("init", ["content", "noise", "grey"])
 def test_style_is_reached_from_every_start(network: Network, contents: Tensor, targets, init: str):
-    before = paint(network, contents, targets, params(init=init, iterations=1), SEEDS)
-    after = paint(network, contents, targets, params(init=init, iterations=40), SEEDS)
+    before = painted(network, contents, targets, params(init=init, iterations=1), SEEDS)
+    after = painted(network, contents, targets, params(init=init, iterations=40), SEEDS)
     assert (after.style_loss * 3 < before.style_loss).all()
     check_result(after, contents, 40)
 
@@ -213,7 +214,7 @@ def test_style_loss_falls_by_ten_in_forty_iterations():
     p = params(iterations=40)
     target = style_target(network, photograph("coffee.png", (60, 70), torch.float32), p.style_layers or [])
     _, before, _ = StyleLosses.of(network, content, [target], p)(content)
-    assert paint(network, content, [target], p, [0]).style_loss < before / 10
+    assert painted(network, content, [target], p, [0]).style_loss < before / 10
 
 
 def check_result(result: StyleResult, contents: Tensor, iterations: int) -> None:
@@ -230,7 +231,7 @@ def check_result(result: StyleResult, contents: Tensor, iterations: int) -> None
 def test_each_image_goes_to_its_own_style(network: Network, contents: Tensor, targets):
     p = params(iterations=40, content_weight=0.0)
     twins = contents[:1].expand(3, -1, -1, -1)
-    result = paint(network, twins, targets, p, SEEDS)
+    result = painted(network, twins, targets, p, SEEDS)
     distance = torch.tensor(
         [
             [(gram(network(image[None], ["4"])["4"])[0] - target.grams["4"]).norm() for target in targets]
@@ -243,7 +244,7 @@ def test_each_image_goes_to_its_own_style(network: Network, contents: Tensor, ta
 def test_noise_comes_from_the_images_own_seed(network: Network, contents: Tensor, targets):
     p = params(init="noise", iterations=1)
     twins, target = contents[:1].expand(2, -1, -1, -1), [targets[0], targets[0]]
-    same, other = (paint(network, twins, target, p, seeds).images for seeds in ([5, 5], [5, 6]))
+    same, other = (painted(network, twins, target, p, seeds).images for seeds in ([5, 5], [5, 6]))
     assert torch.equal(same[0], same[1])
     assert torch.equal(other[0], same[0])
     assert (other[1] - other[0]).abs().mean() > 0.1
@@ -254,7 +255,7 @@ def test_only_the_named_channels_count(network: Network, contents: Tensor):
     target = style_target(network, photograph("coffee.png", (30, 30)), [layer])
     assert target.grams["4"].shape == (2, 2)
     p = params(style_layers=[layer], iterations=20)
-    result = paint(network, contents[:1], [target], p, [0])
+    result = painted(network, contents[:1], [target], p, [0])
     features = network(result.images, ["4"])["4"][:, [3, 7]]
     error = (gram(features)[0] - target.grams["4"]).square().sum() / target.grams["4"].square().sum()
     torch.testing.assert_close(result.style_loss[0], error)
@@ -262,7 +263,7 @@ def test_only_the_named_channels_count(network: Network, contents: Tensor):
 
 def test_total_variation_makes_smoother_pictures(network: Network, contents: Tensor, targets):
     rough, smooth = (
-        total_variation(paint(network, contents, targets, params(tv_weight=weight, style_weight=1.0), SEEDS).images)
+        total_variation(painted(network, contents, targets, params(tv_weight=weight, style_weight=1.0), SEEDS).images)
         for weight in (0.0, 100.0)
     )
     assert (smooth < 0.9 * rough).all()
@@ -276,7 +277,7 @@ def test_a_bfloat16_network_gives_nearly_the_same_losses(contents: Tensor):
         p = params(iterations=30)
         target = style_target(network, photograph("coffee.png", (30, 30), torch.float32), p.style_layers or [])
         assert target.grams["4"].dtype == torch.float32
-        losses.append(paint(network, content, [target], p, [0]).total_loss)
+        losses.append(painted(network, content, [target], p, [0]).total_loss)
     torch.testing.assert_close(losses[0], losses[1], rtol=0.1, atol=0)
 
 
@@ -304,7 +305,7 @@ def test_the_default_strength_leaves_the_weights_as_they_are(network: Network, c
 
 def test_more_strength_means_less_style_loss_and_more_content_loss(network: Network, contents: Tensor, targets):
     results = [
-        paint(network, contents, targets, params(style_weight=1.0, iterations=60, strength=s), SEEDS)
+        painted(network, contents, targets, params(style_weight=1.0, iterations=60, strength=s), SEEDS)
         for s in (0, 0.5, 1)
     ]
     for weak, strong in pairwise(results):
@@ -337,8 +338,8 @@ def test_scales_go_from_coarse_to_fine_each_from_the_last_result(network: Networ
 
     spy = Spy(network.module, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)).double()
     result = stylise(spy, contents, targets, p, SEEDS, on_step=lambda: steps.append(None))
-    assert sides == [4] * 12 + [8] * 12 + [16] * 13  # features of the content, the start, ten steps; the final losses
-    assert len(steps) == 30 and result.iterations == [30] * 3
+    assert sides == [4] * 12 + [8] * 12 + [16] * 12  # features of the content, the start, ten steps
+    assert len(steps) == 33 and result.iterations == [30] * 3
     check_result(result, contents, 30)
 
 
@@ -354,7 +355,7 @@ def test_a_mixture_is_the_average_of_moments(network: Network):
 
 def test_a_painting_in_a_mixture_lies_between_its_styles(network: Network, contents: Tensor, targets):
     p, mixed = params(iterations=60, content_weight=0.0), blended(targets[:2], [1.0, 1.0])
-    image = paint(network, contents[:1], [mixed], p, [0]).images
+    image = painted(network, contents[:1], [mixed], p, [0]).images
     distances = [StyleLosses.of(network, contents[:1], [t], p)(image)[1].item() for t in (mixed, *targets[:2])]
     assert distances[0] < 0.1 * min(distances[1:])
 
@@ -372,7 +373,7 @@ def test_covariances_agree_with_numpy(network: Network, contents: Tensor, target
 
 
 def test_the_chroma_is_the_contents(network: Network, contents: Tensor, targets):
-    free, kept = (paint(network, contents, targets, params(colors=colors), SEEDS) for colors in ("free", "luminance"))
+    free, kept = (painted(network, contents, targets, params(colors=colors), SEEDS) for colors in ("free", "luminance"))
     assert torch.equal(kept.total_loss, free.total_loss)
     chroma = (kept.images - contents).clamp(-1, 1)
     inside = ((kept.images > 0) & (kept.images < 1)).all(1)
@@ -381,10 +382,55 @@ def test_the_chroma_is_the_contents(network: Network, contents: Tensor, targets)
 
 
 def test_a_plateau_saves_iterations(network: Network, contents: Tensor, targets):
-    result = paint(network, contents, targets, params(iterations=400, plateau=0.2), SEEDS)
+    result = painted(network, contents, targets, params(iterations=400, plateau=0.2), SEEDS)
     assert max(result.iterations) < 200
-    check_losses = paint(network, contents, targets, params(iterations=max(result.iterations)), SEEDS)
+    check_losses = painted(network, contents, targets, params(iterations=max(result.iterations)), SEEDS)
     assert (result.total_loss <= 1.5 * check_losses.total_loss).all()
+
+
+@pytest.mark.parametrize("values", [{}, {"scales": 2, "optimizer": "adam"}, {"scales": 2, "init": "noise"}])
+def test_who_is_done_makes_room_and_nobody_notices(contents: Tensor, values: dict[str, object]):
+    """Nine canvases at three places, each done at a time of its own, are bit for bit what they are without others."""
+    network, p = small_network(torch.float32), params(iterations=60, plateau=0.03, style_weight=5.0, **values)
+    pictures = [photograph(name, (30, 20), torch.float32) for name in ("coffee.png", "grass.png", "brick.png")]
+    targets = [style_targets(network, picture, p) for picture in pictures]
+    canvases = [Canvas(contents[i % 3].float(), targets[i // 3], seed=i) for i in range(9)]
+
+    def steps_of(canvases: Sequence[Canvas]) -> tuple[dict[Canvas, Painting], int]:
+        waiting, steps = list(canvases), list[None]()
+
+        def supply(most: int) -> list[Canvas]:
+            taken, waiting[:] = waiting[:most], waiting[most:]
+            return taken
+
+        lots = paint(network, supply, p, batch=3, on_step=lambda: steps.append(None))
+        return dict(chain.from_iterable(lots)), len(steps)
+
+    together, steps = steps_of(canvases)
+    alone = [steps_of([canvas]) for canvas in canvases]
+    for canvas, (found, _) in zip(canvases, alone, strict=True):
+        assert torch.equal(together[canvas].image, found[canvas].image)
+        assert together[canvas].trace == found[canvas].trace and together[canvas].iterations == found[canvas].iterations
+    lengths = [length for _, length in alone]
+    in_threes = sum(max(lengths[first : first + 3]) for first in range(0, 9, 3))
+    assert len(set(lengths)) > 1 and sum(lengths) / 3 <= steps <= in_threes
+    if p.scales == 1:
+        assert steps < in_threes, "as batches would take that wait for their slowest"
+
+
+def test_a_trace_is_the_loss_on_the_way(network: Network, contents: Tensor):
+    p = params(iterations=45, scales=2)
+    targets = [style_targets(network, photograph("coffee.png", (30, 20)), p)] * 3
+    result = stylise(network, contents, targets, p, SEEDS)
+    marks = [*range(0, 45, 3), 45]
+    for b, trace in enumerate(result.traces):
+        assert [iteration for iteration, _ in trace] == [*marks, *(45 + mark for mark in marks)]
+        losses = [loss for _, loss in trace]
+        for scale in (losses[:16], losses[16:]):
+            assert scale == sorted(scale, reverse=True) and scale[-1] < scale[0]
+        assert losses[-1] == pytest.approx(result.total_loss[b].item(), rel=1e-6)
+        start = StyleLosses.of(network, contents[b : b + 1], [targets[b][1]], p)(contents[b : b + 1])[2]
+        assert losses[16] != start, "the fine scale begins with the coarse one's result"
 
 
 @pytest.mark.parametrize("weights", [(1e12, 1e-12, 0.0), (1e-12, 1e12, 0.0), (1e-9, 1e-9, 1e-9), (0.0, 1.0, 1e9)])
@@ -395,7 +441,7 @@ def test_no_weights_make_the_loss_diverge_or_stall(contents: Tensor, weights, op
                optimizer=optimizer, init="noise")  # fmt: skip
     target = style_target(network, photograph("coffee.png", (30, 30), torch.float32), p.style_layers or [])
     first, last = (
-        paint(network, contents[:1].float(), [target], p.model_copy(update={"iterations": n}), [3]) for n in (1, 30)
+        painted(network, contents[:1].float(), [target], p.model_copy(update={"iterations": n}), [3]) for n in (1, 30)
     )
     assert last.total_loss.isfinite().all()
     assert (last.total_loss < 0.7 * first.total_loss).all()

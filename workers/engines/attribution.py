@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.assembly import Item, Result
+from workers.assembly import Item, Lot, Result
 from workers.attribution.average import Explanation
 from workers.attribution.axioms.subject import Subject
 from workers.attribution.baselines import image_baselines
@@ -27,7 +27,7 @@ from workers.attribution.paths import explain
 from workers.attribution.predict import predict
 from workers.batching import Frame
 from workers.codec import Pixels, encode_npy, encode_png
-from workers.engines.base import Engine, Read, Step
+from workers.engines.base import Engine, Read, Step, Supply
 from workers.errors import ImageError
 from workers.features import Network
 from workers.folding import fast_form
@@ -71,7 +71,7 @@ class AttributionEngine(Engine):
             self._explain = partial(explain_by, setup.params.method, taken)
         self._given = lru_cache(FRAMES_CACHED)(self._given_images)
 
-    def _compute(self, items: Sequence[Item], size: int, on_step: Step) -> Sequence[Result | ImageError]:
+    def _compute(self, items: Sequence[Item], size: int, on_step: Step, more: Supply) -> Iterator[Lot]:
         pixels = self._pixels(items)
         logits = predict(self._fast, pixels, batch=size, on_step=on_step).double()
         targets = [self._choose(item, scores) for item, scores in zip(items, logits, strict=True)]
@@ -85,9 +85,10 @@ class AttributionEngine(Engine):
         found = self._explain(self._fast, pixels, chosen, params=self._params, **options)
         measured = measure(self._fast, pixels, chosen, found, self._params, **options)
         shape = "x".join(map(str, (size, *pixels.shape[1:])))
-        return [
-            target if isinstance(target, ImageError) else self._result(item, target, scores, one, figures, shape)
-            for item, target, scores, one, figures in zip(items, targets, logits, found, measured, strict=True)
+        each = zip(items, targets, zip(logits, found, measured, strict=True), strict=True)
+        yield [
+            (item, target if isinstance(target, ImageError) else self._result(item, target, *figures, shape))
+            for item, target, figures in each
         ]
 
     @property

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from workers.assembly import Item, Result
+from workers.assembly import Item, Lot, Result
 from workers.batching import Frame
 from workers.codec import Pixels, decode, encode_png, to_uint8
 from workers.errors import DeviceError, ImageError, ModelError, first_line
@@ -24,6 +25,8 @@ from workers.storage import read_bytes
 
 Step = Callable[[], None]
 Read = Callable[[str], bytes]
+Supply = Callable[[int], Sequence[Item]]
+"""Gives up to so many further items that wait, of the same frame."""
 
 
 @dataclass(frozen=True)
@@ -46,36 +49,57 @@ class Engine(ABC):
         self._setup = setup
         self._network = network
         self._read = read
+        self._fits: dict[Frame, int] = {}  # smaller batches than planned, where memory ran out
 
     def batch_size(self, frame: Frame) -> int:
         """Items in a batch of this frame."""
-        return self._setup.batch.size(frame)
+        return self._fits.get(frame) or self._setup.batch.size(frame)
 
     def run(self, items: Sequence[Item], on_step: Step) -> Sequence[Result | ImageError]:
-        """A result, or the reason why there is none, for each item; all are of one frame, at most a batch of them."""
+        """A result, or the reason why there is none, for each item; all are of one frame."""
+        results = dict(chain.from_iterable(self.stream(items, on_step, lambda count: ())))
+        return [results[item] for item in items]
+
+    def stream(self, items: Sequence[Item], on_step: Step, more: Supply) -> Iterator[Lot]:
+        """Each item's result, or the reason why there is none, as soon as there is one; all are of one frame.
+
+        Where an item is done before its companions, `more` is asked for others to take its place. Where memory runs
+        out, what was under way begins again in batches half as large, of which later ones are too.
+        """
         frame = items[0].decoded.frame
         smallest = self._smallest_input(frame)
         if min(smallest) < self._setup.min_side:
-            return [self._too_small(frame, smallest)] * len(items)
-        return self._run(items, self.batch_size(frame), on_step)
+            yield [(item, self._too_small(frame, smallest)) for item in items]
+            return
+        size = self.batch_size(frame)
+        left = dict.fromkeys(items)
 
-    def _run(self, items: Sequence[Item], size: int, on_step: Step) -> Sequence[Result | ImageError]:
-        try:
-            return self._compute(items, size, on_step)[: len(items)]
-        except torch.AcceleratorError as error:
-            raise DeviceError(first_line(error)) from error
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            if size == 1:
-                raise MemoryError(first_line(error)) from None
-        torch.cuda.empty_cache()
-        half = size // 2
-        return [r for i in range(0, len(items), half) for r in self._run(items[i : i + half], half, on_step)]
+        def take(count: int) -> Sequence[Item]:
+            taken = more(count)
+            left.update(dict.fromkeys(taken))
+            return taken
+
+        while left:
+            try:
+                for lot in self._compute(list(left)[:size], size, on_step, take):
+                    for item, _ in lot:
+                        del left[item]
+                    yield lot
+                if size < self.batch_size(frame):
+                    self._fits[frame] = size
+            except torch.AcceleratorError as error:
+                raise DeviceError(first_line(error)) from error
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                if size == 1:
+                    raise MemoryError(first_line(error)) from None
+                size //= 2
+                torch.cuda.empty_cache()
 
     @abstractmethod
-    def _compute(self, items: Sequence[Item], size: int, on_step: Step) -> Sequence[Result | ImageError]:
-        """Results for the items, and maybe for copies behind them; the network must see batches of `size`."""
+    def _compute(self, items: Sequence[Item], size: int, on_step: Step, more: Supply) -> Iterator[Lot]:
+        """Results of at most `size` items, and of more of them as others are done; the network sees just `size`."""
 
     def _smallest_input(self, frame: Frame) -> Frame:
         return frame

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
 
-from workers.assembly import Item, Result
+from workers.assembly import Item, Lot
 from workers.batching import Frame
 from workers.deepdream import deepdream
 from workers.dream_objective import StagePlan, guide_features
-from workers.engines.base import Engine, PictureResult, Read, Step, filled, shape_of, to_pictures
+from workers.engines.base import Engine, PictureResult, Read, Step, Supply, filled, shape_of, to_pictures
 from workers.errors import ImageError
 from workers.features import LOGITS, Network
 from workers.octaves import smallest_octave
@@ -50,31 +50,32 @@ class DreamEngine(Engine):
     def _smallest_input(self, frame: Frame) -> Frame:
         return smallest_octave(*frame, self._params.stages)
 
-    def _compute(self, items: Sequence[Item], size: int, on_step: Step) -> Sequence[Result | ImageError]:
-        items = filled(items, size)
-        pixels = self._pixels(items)
-        seeds = [item.seed for item in items]
+    def _compute(self, items: Sequence[Item], size: int, on_step: Step, more: Supply) -> Iterator[Lot]:
+        batch = filled(items, size)
+        pixels = self._pixels(batch)
+        seeds = [item.seed for item in batch]
         params = self._params
         dream = deepdream(
             self._network,
             pixels,
-            self._stages_of(items),
+            self._stages_of(batch),
             seeds,
             init=params.init,
             colors=params.colors,
             on_step=on_step,
         )
         first, last = dream.objective_first.tolist(), dream.objective_last.tolist()
-        return [
-            picture
-            if isinstance(picture, ImageError)
-            else PictureResult(
-                picture,
-                {"objective_first": first[i], "objective_last": last[i], "iterations": dream.iterations},
-                shape_of(pixels),
-            )
-            for i, picture in enumerate(to_pictures(dream.images))
-        ]
+        lot, shape = [], shape_of(pixels)
+        for i, (item, picture) in enumerate(zip(items, to_pictures(dream.images), strict=False)):
+            columns = {
+                "objective_first": first[i],
+                "objective_last": last[i],
+                "iterations": dream.iterations,
+                "trace_iterations": dream.trace[0],
+                "trace_objective": dream.trace[1][i].tolist(),
+            }
+            lot.append((item, picture if isinstance(picture, ImageError) else PictureResult(picture, columns, shape)))
+        yield lot
 
     def _stages_of(self, items: Sequence[Item]) -> Sequence[StagePlan]:
         """The stages for these items; on a sheet of channels each has its own."""

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from math import isfinite
 
 from torch import Tensor
 
-from workers.assembly import Item, Result
+from workers.assembly import Item, Lot, Result
 from workers.batching import Frame
 from workers.colors import match_colors
-from workers.engines.base import Engine, PictureResult, Read, Step, filled, shape_of, to_pictures
+from workers.engines.base import Engine, PictureResult, Read, Step, Supply, to_pictures
 from workers.errors import ImageError
 from workers.features import Network
 from workers.octaves import style_sizes
 from workers.params import StyleParams
 from workers.setup import WorkerSetup
 from workers.storage import read_bytes
-from workers.style import style_targets, stylise
+from workers.style import Canvas, Painting, paint, style_targets
 from workers.style_losses import StyleTarget, blended
 
 STYLE_CACHE_BYTES = 2**29
@@ -66,40 +67,54 @@ class StyleEngine(Engine):
             targets = [self._targets(i) for i in styles]
         return [blended(scale, blend) for scale in zip(*targets, strict=True)] if blend else targets[0]
 
-    def run(self, items: Sequence[Item], on_step: Step) -> Sequence[Result | ImageError]:
-        """As Engine.run; an item whose style is none of the job's fails."""
-        known = [item for item in items if isinstance(item.output.variant.value, int)]
-        results = iter(super().run(known, on_step) if known else ())
-        return [next(results) if isinstance(item.output.variant.value, int) else _unknown_style(item) for item in items]
+    def _compute(self, items: Sequence[Item], size: int, on_step: Step, more: Supply) -> Iterator[Lot]:
+        coming, refused, known = deque(items), list[Item](), dict[Canvas, Item]()
 
-    def _compute(self, items: Sequence[Item], size: int, on_step: Step) -> Sequence[Result | ImageError]:
-        items = filled(items, size)
-        pixels = self._pixels(items)
-        styles = [int(item.output.variant.value) for item in items]  # pyright: ignore[reportArgumentType]
-        targets = [self._targets_of(style, content) for style, content in zip(styles, pixels, strict=True)]
-        seeds = [item.seed for item in items]
-        styled = stylise(self._network, pixels, targets, self._params, seeds, on_step=on_step)
-        losses = [getattr(styled, name).tolist() for name in ("content_loss", "style_loss", "total_loss")]
-        results: list[Result | ImageError] = []
-        for i, picture in enumerate(to_pictures(styled.images)):
-            columns = {
-                **self._style_columns(styles[i]),
-                "content_loss": losses[0][i],
-                "style_loss": losses[1][i],
-                "total_loss": losses[2][i],
-                "iterations": styled.iterations[i],
-            }
-            if isinstance(picture, ImageError):
-                results.append(picture)
-            else:
-                finite = isfinite(losses[2][i])
-                results.append(PictureResult(picture, columns, shape_of(pixels)) if finite else _overflowed())
-        return results
+        def supply(most: int) -> Sequence[Canvas]:
+            if len(coming) < most:
+                coming.extend(more(most - len(coming)))
+            taken = [coming.popleft() for _ in range(min(most, len(coming)))]
+            good = [item for item in taken if isinstance(item.output.variant.value, int)]
+            refused.extend(item for item in taken if item not in good)
+            pixels = self._pixels(good) if good else ()
+            canvases = [self._canvas(item, content) for item, content in zip(good, pixels, strict=True)]
+            known.update(zip(canvases, good, strict=True))
+            return canvases
+
+        for lot in paint(self._network, supply, self._params, batch=size, on_step=on_step):
+            done = [(known.pop(canvas), painting) for canvas, painting in lot]
+            yield [(item, self._result(item, painting, size)) for item, painting in done]
+        yield [(item, _unknown_style(item)) for item in refused]
+
+    def _canvas(self, item: Item, content: Tensor) -> Canvas:
+        return Canvas(content, self._targets_of(_style(item), content), item.seed)
+
+    def _result(self, item: Item, painting: Painting, size: int) -> Result | ImageError:
+        [picture] = to_pictures(painting.image[None])
+        if isinstance(picture, ImageError):
+            return picture
+        if not isfinite(painting.total_loss):
+            return _overflowed()
+        columns = {
+            **self._style_columns(_style(item)),
+            "content_loss": painting.content_loss,
+            "style_loss": painting.style_loss,
+            "total_loss": painting.total_loss,
+            "iterations": painting.iterations,
+            "trace_iterations": [iteration for iteration, _ in painting.trace],
+            "trace_loss": [loss for _, loss in painting.trace],
+        }
+        return PictureResult(picture, columns, "x".join(map(str, (size, *painting.image.shape))))
 
     def _style_columns(self, style: int) -> dict[str, str]:
         """Which style it was; of a blend all, in the order of the weights."""
         used = self._setup.styles if self._params.blend else [self._setup.styles[style]]
         return {"style_uri": " + ".join(s.uri for s in used), "style_sha256": " + ".join(s.sha256 for s in used)}
+
+
+def _style(item: Item) -> int:
+    assert isinstance(item.output.variant.value, int), "one of the job's styles"
+    return item.output.variant.value
 
 
 def _unknown_style(item: Item) -> ImageError:
