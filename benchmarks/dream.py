@@ -1,0 +1,135 @@
+"""DeepDream beside the network's own speed: octaves, jitter and steps against the plain forward and input gradient.
+
+(a) seconds of a whole dream over those that its gradients alone take at the same sizes, and the plain gradient's rate
+in the best layout and precision; (b) collections of mixed frames beside one of equal frames, by pixels a second. VGG19
+and EfficientNet-Lite0, precision as jobs have it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+sys.path.remove(str(Path(__file__).resolve().parent))  # as in benchmarks/pipeline.py
+
+from benchmarks.rules import view
+from workers.deepdream import deepdream
+from workers.description import prepare_model
+from workers.dream_objective import StagePlan, stage_objective
+from workers.features import Network
+from workers.models import build_network
+from workers.octaves import octave_sizes
+from workers.params import DreamLayer, ModelParams, Stage
+
+PHOTOGRAPH = "astronaut.png"
+LAYERS = {"vgg19": "relu4_4", "efficientnet_lite0": "blocks.3"}
+STAGE = {"octaves": 4, "octave_scale": 1.4, "iterations": 5, "jitter": 32}
+FRAMES = ((256, 256), (192, 256), (256, 384), (320, 208))
+"""Of the mixed collection; the equal one has as many images of the first."""
+
+
+def main() -> int:
+    """Print the table."""
+    options = arguments()
+    print(f"{options.side} px, {torch.get_num_threads()} CPU threads, torch {torch.__version__}; of each dream "
+          f"{STAGE['octaves']} octaves of {STAGE['iterations']} iterations\n")  # fmt: skip
+    for name, layer in LAYERS.items():
+        plain, half = network(name, layer, torch.float32), network(name, layer, torch.bfloat16)
+        measure_dream(name, layer, plain, half, options)
+        measure_frames(name, layer, half, options)
+    return 0
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--side", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=3)
+    return parser.parse_args()
+
+
+def network(name: str, layer: str, dtype: torch.dtype) -> Network:
+    prepared = prepare_model(ModelParams(name=name))
+    made = build_network(prepared.params, prepared.weights.read(), dtype=dtype)
+    made.prune([layer])
+    return made
+
+
+def row(what: str, measured: str, goal: str = "") -> None:
+    print(f"{what:58}  {measured:58}  {goal}", flush=True)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def measure_dream(name: str, layer: str, single: Network, half: Network, options: argparse.Namespace) -> None:
+    """(a): the floor is the faster of the two precisions and of the two layouts, at the dream's own sizes."""
+    image = view(PHOTOGRAPH, 1.0, 0.5, options.side)[None]
+    dreams, floors = list[float](), dict[str, list[float]]()
+    for _ in range(options.repeats):
+        for precision, network in (("bf16", half), ("fp32", single)):
+            for layout in (torch.channels_last, torch.contiguous_format):
+                took = sum(gradients_alone(network, layer, image, layout))
+                floors.setdefault(f"{precision}, {str(layout).removeprefix('torch.')}", []).append(took)
+        dreams.append(seconds(partial(dream, half, layer, image)))
+    best = min(floors, key=lambda each: median(floors[each]))
+    ratio = median(floor / took for floor, took in zip(floors[best], dreams, strict=True))
+    steps = STAGE["octaves"] * STAGE["iterations"]
+    row(f"{name}: plain gradients of a dream, the best way", f"{median(floors[best]):.2f} s ({best})")
+    row(
+        f"{name}: the dream",
+        f"{median(dreams):.2f} s, {1000 * median(dreams) / steps:.0f} ms a step: {ratio:.2f}",
+        "0.9",
+    )
+
+
+def gradients_alone(network: Network, layer: str, image: Tensor, layout: torch.memory_format) -> list[float]:
+    """Seconds of the same objective's gradients at each octave's size, without all that a dream does besides."""
+    objective = stage_objective(network, plan(layer), maximise_activation=False)
+    found = []
+    height, width = image.shape[-2:]
+    for size in octave_sizes(height, width, int(STAGE["octaves"]), float(STAGE["octave_scale"])):
+        pixels = interpolate(image, size).contiguous(memory_format=layout).requires_grad_()
+        torch.autograd.grad(objective(pixels).sum(), pixels)
+        for _ in range(int(STAGE["iterations"])):
+            found.append(seconds(lambda pixels=pixels: torch.autograd.grad(objective(pixels).sum(), pixels)))
+    return found
+
+
+def plan(layer: str) -> StagePlan:
+    return StagePlan(Stage.model_validate(STAGE), [DreamLayer(name=layer)])
+
+
+def dream(network: Network, layer: str, image: Tensor) -> Tensor:
+    pixels = image.contiguous(memory_format=torch.channels_last)
+    return deepdream(network, pixels, [plan(layer)], [0]).images
+
+
+def measure_frames(name: str, layer: str, network: Network, options: argparse.Namespace) -> None:
+    """(b), one image after the other, as a worker on a CPU has them."""
+    rates: list[Sequence[float]] = []
+    for _ in range(options.repeats):
+        rates.append([rate(network, layer, frames) for frames in ([FRAMES[0]] * len(FRAMES), FRAMES)])
+    ratio = median(mixed / equal for equal, mixed in rates)
+    row(f"{name}: mixed frames over equal ones, pixels a second", f"{ratio:.2f}", "0.8")
+
+
+def rate(network: Network, layer: str, frames: Sequence[tuple[int, int]]) -> float:
+    images = [interpolate(view(PHOTOGRAPH, 1.0, 0.5, 256)[None], frame) for frame in frames]
+    took = seconds(lambda: [dream(network, layer, image) for image in images])
+    return sum(height * width for height, width in frames) / took
+
+
+if __name__ == "__main__":
+    sys.exit(main())
