@@ -1,6 +1,6 @@
 """Which nodes along the path give the best map for the fewest gradients; whether the error estimate tells the truth.
 
-Three networks (EfficientNet-Lite0 with its real weights; ResNet-18 and ConvNeXt-Tiny trained for a minute or two to
+Three networks (EfficientNet-Lite0 with its real weights; ResNet-18 and ConvNeXt-Atto trained for a minute or two to
 tell views of these photographs apart), views of real photographs, black baseline. The truth is a trapezoid of 1,025
 nodes. Rules are compared on subsets of those nodes; the adaptive rule is run as jobs run it. CPU, a quarter of an hour.
 """
@@ -12,11 +12,13 @@ import heapq
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
@@ -53,10 +55,11 @@ def main() -> int:
     networks = {
         "EfficientNet-Lite0": lambda: lite0(),
         "ResNet-18, briefly trained": lambda: trained(zoo.resnet18),
-        "ConvNeXt-Tiny, briefly trained": lambda: trained(zoo.convnext_tiny),
+        "ConvNeXt-Atto, briefly trained": lambda: trained(partial(timm.create_model, "convnext_atto")),
     }
-    for name, make in list(networks.items())[: options.networks]:
-        study(name, make(), images)
+    for name, make in networks.items():
+        if options.only in name:
+            study(name, make(), images)
     print(f"\n{len(images)} views of {len(PHOTOGRAPHS)} photographs, {SIDE} px, {time.monotonic() - began:.0f} s.")
     return 0
 
@@ -66,7 +69,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--images", type=int, default=len(PHOTOGRAPHS) * len(VIEWS), help="just the first so many views"
     )
-    parser.add_argument("--networks", type=int, default=3, help="just the first so many networks")
+    parser.add_argument("--only", default="", help="just the networks with this in their names")
     return parser.parse_args()
 
 
@@ -106,7 +109,7 @@ def trained(construct: Callable[..., nn.Module], steps: int = 60, batch: int = 2
         optimizer.zero_grad()
         nn.functional.cross_entropy(scores, torch.from_numpy(labels)).backward()
         optimizer.step()
-    print(f"\n({construct.__name__}: {steps} steps, {100 * right:.0f} % right at the end)", flush=True)
+    print(f"\n({type(module).__name__}: {steps} steps, {100 * right:.0f} % right at the end)", flush=True)
     return Network(module, IMAGENET_MEAN, IMAGENET_STD, input_side=SIDE)
 
 

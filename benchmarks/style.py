@@ -30,7 +30,7 @@ from workers.description import prepare_model
 from workers.features import Network
 from workers.models import build_network
 from workers.params import Layer, ModelParams, StyleParams
-from workers.style import style_targets, stylise
+from workers.style import StyleResult, style_targets, stylise
 from workers.style_losses import StyleLosses, style_target
 
 PHOTOGRAPHS, STYLE = ("astronaut.png", "chelsea.png"), "coffee.png"
@@ -103,6 +103,7 @@ class Pair:
         self._loss = StyleLosses.of(network, content, [target], self.params())
 
     def params(self, **values: object) -> StyleParams:
+        """The weights that make it so, with these values."""
         return StyleParams.model_validate(self.weights | values)
 
     def loss(self, image: Tensor) -> float:
@@ -118,7 +119,8 @@ class Pair:
                 to_pil_image(picture[0]).save(path)
             return PasticheArtist(paths[0], paths[1:], size=self.content.shape[2], device="cpu")  # pyright: ignore
 
-    def ours(self, network: Network, on_step: Callable[[], None] = lambda: None, **values: object):
+    def ours(self, network: Network, on_step: Callable[[], None] = lambda: None, **values: object) -> StyleResult:
+        """The photograph as we stylise it."""
         params = self.params(**values)
         targets = [style_targets(network, self.style, params)]
         return stylise(network, self.content, targets, params, [0], on_step=on_step)
