@@ -28,7 +28,7 @@ NAMES = (
     "rocket.jpg",
 )
 STYLES = ("ihc.png", "hubble_deep_field.jpg")
-CONTENTS = ("astronaut", "chelsea", "coffee", "rocket")
+CONTENTS = ("astronaut", "chelsea", "coffee")
 
 JOBS = {
     "dream": """\
@@ -39,7 +39,7 @@ images: {short_side: 192, snap: 32}
 units: {size: 2}
 deepdream:
   stages:
-    - {layers: [relu4_4], octaves: 4, iterations: 10}
+    - {layers: [relu4_4], octaves: 4, iterations: 10, step: 2.5, schedule: cosine, smoothing: 2.5, tv_weight: 0.03}
 """,
     "style": f"""\
 source: runs/photographs/{{{",".join(CONTENTS)}}}.*
@@ -49,6 +49,10 @@ images: {{short_side: 144, snap: 16}}
 units: {{size: 2}}
 style:
   styles: [runs/styles]
+  statistics: covariance
+  strength: 0.45
+  scales: 2
+  tv_weight: 5
   iterations: 50
 """,
     "attribution": """\
@@ -97,20 +101,23 @@ def _take_photographs() -> None:
 
 
 def contact_sheet() -> Image.Image:
-    """Photographs, dreams and attributions one below the other; under them the grid of contents and styles."""
+    """Photographs, dreams and attributions one below the other; under them each style and what was painted in it."""
     stems = [Path(name).stem for name in NAMES]
     rows = [_row("photograph", [_tile(PHOTOGRAPHS / name) for name in NAMES])]
     rows.append(_row("dream", [_tile(PICTURES / "dream" / f"{stem}.png") for stem in stems]))
     rows.append(_row("attribution", [_tile(PICTURES / "attribution" / f"{s}.png", c) for s, c in _explained(stems)]))
-    for style in STYLES:
-        painted = [_tile(PICTURES / "style" / Path(style).stem / f"{content}.png", content) for content in CONTENTS]
-        rows.append(_row("style", [_tile(RUNS / "styles" / style, "the style"), *painted]))
+    rows.append(_row("style", [tile for style in STYLES for tile in _painted(style)]))
     sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows) + GAP), PAPER)
     top = GAP
     for row in rows:
         sheet.paste(row, (0, top))
         top += row.height
     return sheet
+
+
+def _painted(style: str) -> list[Image.Image]:
+    pictures = [_tile(PICTURES / "style" / Path(style).stem / f"{content}.png", content) for content in CONTENTS]
+    return [_tile(RUNS / "styles" / style, "the style"), *pictures]
 
 
 def _explained(stems: list[str]) -> list[tuple[str, str]]:

@@ -135,10 +135,10 @@ def paint(
     """
     easels = [_Easel(network, params, batch, scale) for scale in range(params.scales)]
     while True:
-        easels[0].waiting += [_Work(canvas, _start(canvas, params)) for canvas in supply(batch - easels[0].load)]
-        full = (scale for scale in reversed(range(params.scales)) if easels[scale].load >= batch)
-        busy = (scale for scale in range(params.scales) if easels[scale].load)
-        scale = next(full, next(busy, None))
+        scale = next((scale for scale in reversed(range(1, params.scales)) if easels[scale].load >= batch), 0)
+        if scale == 0:
+            easels[0].waiting += [_Work(canvas, _start(canvas, params)) for canvas in supply(batch - easels[0].load)]
+            scale = next((scale for scale in range(params.scales) if easels[scale].load), None)
         if scale is None:
             return
         on_step()

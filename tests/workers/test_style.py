@@ -418,6 +418,20 @@ def test_who_is_done_makes_room_and_nobody_notices(contents: Tensor, values: dic
         assert steps < in_threes, "as batches would take that wait for their slowest"
 
 
+def test_nobody_is_asked_for_before_there_is_room(network: Network, contents: Tensor):
+    p = params(iterations=3, scales=2)
+    targets = style_targets(network, photograph("coffee.png", (30, 20)), p)
+    waiting, painted = [Canvas(content, targets, 0) for content in contents], list[int]()
+
+    def supply(most: int) -> list[Canvas]:
+        assert most == 0 or len(waiting) + len(painted) == 3, "none is under way"
+        return [waiting.pop() for _ in range(min(most, len(waiting)))]
+
+    for lot in paint(network, supply, p, batch=1):
+        painted.append(len(lot))
+    assert painted == [1, 1, 1]
+
+
 def test_a_trace_is_the_loss_on_the_way(network: Network, contents: Tensor):
     p = params(iterations=45, scales=2)
     targets = [style_targets(network, photograph("coffee.png", (30, 20)), p)] * 3
