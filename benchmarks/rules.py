@@ -213,6 +213,17 @@ def graded(power: float) -> Levels:
     return levels
 
 
+def leaning(slope: float) -> Levels:
+    """Nodes at slope u + (1 - slope) u^2, u = i/n, n doubling."""
+
+    def levels(_table: NDArray[np.float32], _scores: Vector) -> Iterator[NDArray[np.int64]]:
+        for n in (16, 32, 64, 128, 256):
+            u = np.arange(n + 1) / n
+            yield np.unique(np.round(NODES * (slope * u + (1 - slope) * u**2)).astype(int))
+
+    return levels
+
+
 def by_score(_table: NDArray[np.float32], scores: Vector) -> Iterator[NDArray[np.int64]]:
     """Nodes at equal distances of |F| travelled, as NUIG has them."""
     travelled = np.append(0, np.abs(np.diff(scores)).cumsum())
@@ -245,7 +256,9 @@ BY_SCORES = "squared, corrected by F"
 RULES: dict[str, Levels] = {
     "equal distances": graded(1),
     "power 1.5": graded(1.5),
-    "squared (the adaptive rule's)": graded(2),
+    "squared": graded(2),
+    "u/4 + 3u^2/4": leaning(0.25),
+    "u/2 + u^2/2 (the adaptive rule's)": leaning(0.5),
     "square root": graded(0.5),
     "equal steps of |F| (NUIG)": by_score,
     "where the map changes (greedy)": greedy,

@@ -23,14 +23,7 @@ CHANGE_PER_ERROR = 1.5
 A ReLU network's gradient jumps along the path. A jump J at a random place in an interval of h is off by J h times a
 number uniform in [-1/2, 1/2]; halving the interval changes the sum by exactly J h / 4 and leaves an independent error
 of J h / 2 times such a number. So the L1 norms of change and error left have a ratio of 2 for one jump, and of sqrt(3)
-for many; and no combination of the levels tells the error's sign.
-"""
-
-FALL_OF_JUMPS = 2.6
-"""Changes that fall by more than this in a doubling are those of a gradient without jumps (with them they fall by 2).
-
-If they go on falling by r, the error left is change / (r - 1). It is told as change / CHANGE_PER_ERROR, and where r is
-above FALL_OF_JUMPS as FALL_OF_JUMPS / r of that: then never too small, and at most 1.73 times too large.
+for many; and no combination of the levels tells the error's sign. Networks with smooth activations do better.
 """
 
 ROUNDING_UNITS = 64
@@ -101,7 +94,7 @@ def _adaptive(params: AttributionParams, rounding: float) -> Plan:
         complete_before = measures.complete(params.tolerance.completeness, rounding)
         level = yield graded_middle(intervals)
         previous, estimate = estimate, (estimate + level.map) / 2
-        measures = _measure(estimate, previous, level, change_before=measures.change)
+        measures = _measure(estimate, previous, level)
         intervals *= 2
         complete = complete_before and measures.complete(params.tolerance.completeness, rounding)
         if complete and measures.map_error <= params.tolerance.map:
@@ -112,9 +105,8 @@ def _adaptive(params: AttributionParams, rounding: float) -> Plan:
 
 
 class _Measures(NamedTuple):
-    """What an estimate is judged by: the map's sum, L1 norm, L1 changes in the last doublings; F at both ends."""
+    """What an estimate is judged by: the map's sum, L1 norm and L1 change since the last level; F at both ends."""
 
-    change_before: float
     total: float
     l1: float
     change: float
@@ -127,10 +119,8 @@ class _Measures(NamedTuple):
 
     @property
     def map_error(self) -> float:
-        """The error left, estimated from the changes of the last doublings, relative to the map."""
-        smooth = self.change_before > FALL_OF_JUMPS * self.change
-        share = FALL_OF_JUMPS * self.change / self.change_before if smooth else 1.0
-        return share * self.change / CHANGE_PER_ERROR / max(self.l1, sys.float_info.min)
+        """The error left, estimated from the change of the last doubling, relative to the map."""
+        return self.change / CHANGE_PER_ERROR / max(self.l1, sys.float_info.min)
 
     @property
     def finite(self) -> bool:
@@ -142,11 +132,11 @@ class _Measures(NamedTuple):
         return abs(self.delta) <= max(tolerance * abs(self.value - self.baseline_value), noise)
 
 
-def _measure(estimate: Tensor, previous: Tensor | None, level: LevelSum, change_before: float = math.nan) -> _Measures:
+def _measure(estimate: Tensor, previous: Tensor | None, level: LevelSum) -> _Measures:
     """All measures with one transfer from the device; no previous estimate, no change (NaN)."""
     change = estimate.new_tensor(math.nan) if previous is None else (estimate - previous).abs().sum()
     scalars = estimate.sum(), estimate.abs().sum(), change, level.value, level.baseline_value
-    return _Measures(change_before, *torch.stack(scalars).tolist())
+    return _Measures(*torch.stack(scalars).tolist())
 
 
 def _attribution(

@@ -71,23 +71,24 @@ def trapezoid(n: int) -> Quadrature:
 
 @cache
 def graded_trapezoid(n: int) -> Quadrature:
-    """Trapezoid rule of n intervals in u, where a = u^2: nodes (i/n)^2 for i = 0 .. n, weights 2i/n^2, half at the end.
+    """Trapezoid rule of n intervals in u, a = (u + u^2) / 2: nodes for u = i/n, i = 0 .. n, weights (1/2 + u) / n.
 
-    Nodes are dense near the baseline, where the gradients of ReLU networks change most, and the rule is nested as the
-    trapezoid is: graded_trapezoid(2n) is the mean of graded_trapezoid(n) and graded_middle(n).
+    At both ends half of that. Nodes are twice as dense near the baseline as equal ones, since a network's gradients
+    change most there; constants are exact; and the rule is nested as the trapezoid is: graded_trapezoid(2n) is the mean
+    of graded_trapezoid(n) and graded_middle(n).
     """
     return _graded(trapezoid(n))
 
 
 @cache
 def graded_middle(n: int) -> Quadrature:
-    """Midpoint rule in u, where a = u^2: nodes ((2i + 1)/2n)^2 and weights (2i + 1)/n^2 for i = 0 .. n-1."""
+    """Midpoint rule in u, where a = (u + u^2) / 2: nodes for u = (2i + 1)/2n, i = 0 .. n-1, weights (1/2 + u) / n."""
     return _graded(middle(n))
 
 
 def _graded(rule: Quadrature) -> Quadrature:
-    """The rule after the substitution a = u^2, da = 2u du."""
-    return _frozen(rule.nodes**2, rule.weights * 2 * rule.nodes)
+    """The rule after the substitution a = (u + u^2) / 2, da = (1/2 + u) du."""
+    return _frozen((rule.nodes + rule.nodes**2) / 2, rule.weights * (0.5 + rule.nodes))
 
 
 @cache
