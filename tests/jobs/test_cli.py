@@ -147,8 +147,8 @@ def test_a_plan_is_measured_on_sampled_outputs(pixgrad: Pixgrad, place: Path, ra
     said = pixgrad("plan", "job.yaml", "--measure", "6", "--price", "3.6", "--json")
     assert said.code == 0, said
     found = json.loads(said.out)["measured"]
-    assert (found["outputs"], found["outputs_left"], found["failures"]) == (6, 3, {"truncated": 2})
-    assert found["outputs_per_second_per_worker"] == pytest.approx(6 / found["seconds"], rel=0.01)
+    assert (found["outputs"], found["outputs_left"], found["failures"]) == (3, 3, {"truncated": 1})
+    assert found["outputs_per_second_per_worker"] == pytest.approx(3 / found["seconds"], rel=0.01)
     work = 3 / found["outputs_per_second_per_worker"] / found["workers"]
     assert found["total_seconds"] == pytest.approx(found["worker_start_seconds"] + work, abs=0.1)
     assert found["cost"] == pytest.approx(found["total_seconds"] * found["workers"] / 1000, rel=0.02)
