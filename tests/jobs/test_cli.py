@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from jobs.cli import ORDER
+from workers.attribution.axioms.finding import Finding
+
 Said = Any  # the `pixgrad` of conftest.py gives a tuple of code, out and err
 Pixgrad = Callable[..., Said]
 
@@ -133,6 +136,8 @@ def test_a_run_from_its_first_command_to_its_last(pixgrad: Pixgrad, place: Path,
     assert "2 committed, 1 failed: 1 truncated" in watched.out
     assert pixgrad("verify", "run").code == 0
     assert pixgrad("report", "run").out == "run/report/index.html\n"
+    for option in ("-o", "--out", "--output"):
+        assert pixgrad("report", "run", option, "page/").out == "page/index.html\n"
     assert (place / "run" / "report" / "index.html").is_file()
     assert "1 outputs in out" in pixgrad("export", "run", "out").out
     assert (place / "out" / "chelsea.png").is_file()
@@ -154,6 +159,14 @@ def test_a_plan_is_measured_on_sampled_outputs(pixgrad: Pixgrad, place: Path, ra
     assert found["cost"] == pytest.approx(found["total_seconds"] * found["workers"] / 1000, rel=0.02)
     assert found["bytes_per_output"] > 5_000 and found["shares"]["compute"] > 0
     assert not (place / "run").exists()
+
+
+def test_the_help_begins_with_what_one_begins_with(pixgrad: Pixgrad) -> None:
+    said = pixgrad("--help").out
+    commands = [line.split()[1] for line in said.splitlines() if line.startswith("│ ") and line[2].isalpha()]
+    assert commands[:4] == ["deepdream", "style", "attribution", "init"] and sorted(commands) == sorted(ORDER)
+    assert all(f"─ {part} ─" in said for part in ("Begin", "Run", "Look", "Check"))
+    assert pixgrad("submit", "--help").out.count("<bool>") == 1, "of --help, which is not ours"
 
 
 def test_schema_is_json(pixgrad: Pixgrad) -> None:
