@@ -422,16 +422,22 @@ def layers(
 
 @weights_app.command("list")
 def weights_list(
-    search: Annotated[str, typer.Argument(metavar="[NAME]", help="Only models whose name contains this.")] = "",
+    search: Annotated[str, typer.Argument(metavar="[NAME]", help="All models whose name contains this.")] = "",
+    everything: Annotated[bool, flag("--all", "Also those that a hub has and this machine hasn't.")] = False,
 ) -> None:
-    """List the weights that a job file can name, and which of them are on this machine."""
+    """List the weights that are on this machine or install with pip; with NAME or --all, all that a job can name."""
     from workers.description import catalogue
 
     table = Table("model", "weights", "here", "licence", "from", box=None, pad_edge=False)
-    for entry in catalogue():
-        if search.lower() in entry.model.lower():
-            table.add_row(entry.model, entry.weights, "yes" if entry.path else "", entry.licence or "", entry.source)
+    known = [entry for entry in catalogue() if search.lower() in entry.model.lower()]
+    shown = known if search or everything else [e for e in known if e.path or e.source.startswith("pip")]
+    for entry in shown:
+        table.add_row(entry.model, entry.weights, "yes" if entry.path else "", entry.licence or "", entry.source)
     out.print(table)
+    if len(shown) < len(known):
+        out.print(
+            f"{len(known) - len(shown)} more can be fetched: --all, or a part of a NAME, lists them.", markup=False
+        )
 
 
 @weights_app.command("fetch")

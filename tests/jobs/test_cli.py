@@ -181,6 +181,9 @@ def test_layers_are_listed_with_their_defaults(pixgrad: Pixgrad) -> None:
 
 
 def test_weights_are_listed_and_fetched(pixgrad: Pixgrad) -> None:
+    short = pixgrad("weights", "list").out
+    assert "vgg19" in short and "more can be fetched: --all" in short
+    assert len(pixgrad("weights", "list", "--all").out.splitlines()) > 100 > len(short.splitlines())
     assert "yes" in next(line for line in pixgrad("weights", "list", "lite0").out.splitlines() if "DEFAULT" in line)
     fetched = pixgrad("weights", "fetch", "vgg19")
     assert fetched.code == 0 and "sha256 c34748d2a8b1" in fetched.out
