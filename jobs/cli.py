@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
@@ -32,6 +33,7 @@ from jobs.options import (
     err,
     flag,
     out,
+    resumable,
     typed,
 )
 from pipeline.progress.style import Style
@@ -39,6 +41,7 @@ from workers.errors import PixgradError
 
 if TYPE_CHECKING:
     from jobs.submit import Cluster
+    from pipeline.findings import AuditRecord, Finding
     from pipeline.prepare import PreparedJob
     from pipeline.run import Outcome
     from workers.storage import Store
@@ -326,24 +329,25 @@ def audit(
 
     They are checked first where that wasn't done yet.
     """
-    from pipeline.audit import read_audit, summary
+    from pipeline.findings import read_audit
+    from workers.layout import AUDIT
     from workers.storage import open_store
 
     store = open_store(run)
     found = read_audit(store) if sample is None else None
-    found = found or _audit(store, sample, allow_code=allow_code)
+    if found is None:
+        with resumable():
+            found = _audit(store, sample, allow_code=allow_code)
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(json.loads(store.read(AUDIT))))
     else:
-        table = Table("axiom", "what was done", "figure", "at most", "verdict", box=None, pad_edge=False)
-        for finding in found["findings"]:
-            table.add_row(*_cells(finding))
-        out.print(table, markup=False)
-        out.print(summary(found), markup=False)
-    raise typer.Exit(0 if found["sound"] else 6)
+        (Console(highlight=False) if out.is_terminal else out).print(_table(found))
+        for sentence in filter(None, (found.summary, found.hint)):
+            out.print(sentence, markup=False)
+    raise typer.Exit(0 if found.sound else 6)
 
 
-def _audit(store: Store, sample: int | None, *, allow_code: bool) -> dict[str, Any]:
+def _audit(store: Store, sample: int | None, *, allow_code: bool) -> AuditRecord:
     from jobs.spec import recall_job
     from pipeline.prepare import JobError
     from pipeline.run import audit as make_audit
@@ -353,19 +357,27 @@ def _audit(store: Store, sample: int | None, *, allow_code: bool) -> dict[str, A
     if not isinstance(job.config.section, AttributionParams):
         raise JobError(f"{store.url} is a run of {job.config.task}; only attribution has axioms to audit.")
     asked = job.config.section.audit or AuditParams()
-    return make_audit(job, asked if sample is None else asked.model_copy(update={"sample": sample}))
+    return make_audit(job, asked if sample is None else asked.model_copy(update={"sample": sample}), err)
 
 
-def _cells(finding: dict[str, Any]) -> tuple[str, ...]:
-    """A finding as a row of the table."""
-    figure = "" if finding["figure"] is None else f"{finding['figure']:.2g}"
-    what = f"{finding['what']} ({finding['note']})" if finding["note"] else finding["what"]
-    expected = "" if finding["as_expected"] else " (!)"
-    name = f"control: {finding['axiom']}" if finding["control"] else finding["axiom"]
-    return name, what, figure, f"{finding['tolerance']:.2g}", finding["verdict"] + expected
+def _table(audit: AuditRecord) -> Table:
+    """The findings, below the names of their axioms so that they fit on a narrow terminal."""
+    table = Table("", "figure", "at most", "verdict", box=None, pad_edge=False)
+    by_axiom: dict[str, list[Finding]] = {}
+    for finding in audit.findings:
+        by_axiom.setdefault(finding.axiom, []).append(finding)
+    for axiom, findings in by_axiom.items():
+        table.add_row(Text(axiom, style="bold"))
+        for finding in findings:
+            figure = "" if finding.figure is None else f"{finding.figure:.2g}"
+            what = f"{'control: ' * finding.control}{finding.what}{f' ({finding.note})' if finding.note else ''}"
+            style = "" if finding.as_expected else "bold red"
+            row = Padding(Text(what), (0, 0, 0, 2)), figure, f"{finding.tolerance:.2g}", Text(finding.words)
+            table.add_row(*row, style=style)
+    return table
 
 
-@app.command()
+@app.command(rich_help_panel=CHECK)
 def clean(
     run: RunArgument,
     dry_run: Annotated[bool, flag("--dry-run", "Only say what would be removed.")] = False,

@@ -114,6 +114,34 @@ def test_plan_tells_what_would_be_done_and_writes_nothing(pixgrad: Pixgrad, plac
     assert not (place / "run").exists()
 
 
+def test_a_plan_says_that_axioms_come_on_top(pixgrad: Pixgrad, place: Path) -> None:
+    section = "attribution: {audit: {sample: 3}}"
+    (place / "job.yaml").write_text(JOB.replace("snap: 16", "frame: [64, 64]").split("deepdream")[0] + section)
+    said = pixgrad("plan", "job.yaml")
+    assert "axioms   checked at the end on 3 images, which comes on top of the time" in said.out
+    assert json.loads(pixgrad("plan", "job.yaml", "--json").out)["images_audited"] == 3
+
+
+def test_an_audit_is_read_on_a_narrow_terminal(pixgrad: Pixgrad, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    note = "not converged after 129 evaluations"
+    findings = [
+        Finding("completeness", "the sum is F(x) - F(x'), by the run's rule", 0.2, 0.01, note=note),
+        Finding("completeness", "weights that sum to 2", 1.0, 0.01, control=True),
+        Finding("linearity", "2 F - 3 H, H the next most probable class: the maps add up likewise", 1e-13, 1e-9),
+    ]
+    audit = {"findings": [finding.as_dict() for finding in findings], "images": [{}]}
+    (place / "audit.json").write_text(json.dumps(audit))
+    said = pixgrad("audit", ".")
+    lines = said.out.splitlines()
+    table = lines[: lines.index(next(line for line in lines if line.startswith("1 of 2 checks")))]
+    assert said.code == 6 and all(len(line) <= 80 for line in table), said.out
+    whole = " ".join(said.out.split())
+    for words in ("fails (!)", "fails, as it must", "holds", "control: weights that sum to 2", "max_evaluations"):
+        assert words in whole
+    assert "on 1 image." in whole and json.loads(pixgrad("audit", ".", "--json").out) == audit
+
+
 def test_a_folder_that_is_no_run(pixgrad: Pixgrad, place: Path) -> None:
     for command in (["status", "photos"], ["verify", "photos"], ["export", "photos", "out"], ["status", "gone"]):
         assert "no run" in refused(pixgrad(*command))
