@@ -30,7 +30,11 @@ IMAGE_SUFFIXES = frozenset(
 
 
 class SourceError(PixgradError):
-    """The source can't be listed as asked."""
+    """The source can't be listed as asked; `key` is the one of `source` that says so."""
+
+    def __init__(self, sentence: str, key: str = "uri"):
+        super().__init__(sentence)
+        self.key = key
 
 
 class Source(ABC):

@@ -72,6 +72,16 @@ def _at(*key: str) -> Iterator[None]:
         raise JobError(str(error), *key) from error
 
 
+def _open_source(config: JobConfig) -> Source:
+    own = config.output.removesuffix(f"/{HIDDEN_RUN}")
+    try:
+        return open_source(config.source, reserved=reserved_columns(config.task) | RESERVED, exclude=own)
+    except SourceError as error:
+        raise JobError(str(error), "source", error.key) from error
+    except MissingError as error:
+        raise JobError(str(error), "source", "uri") from error
+
+
 @dataclass(frozen=True)
 class PreparedJob:
     """A job with nothing left to look up. `config` has layers and classes resolved and local paths absolute."""
@@ -131,9 +141,7 @@ class PreparedJob:
 def prepare(config: JobConfig, *, allow_code: bool = False) -> PreparedJob:
     """Look everything up. Raises PixgradError (ModelError, SourceError, JobError, ...) with what is wrong."""
     config = with_absolute_paths(config)
-    with _at("source"):
-        own = config.output.removesuffix(f"/{HIDDEN_RUN}")
-        source = open_source(config.source, reserved=reserved_columns(config.task) | RESERVED, exclude=own)
+    source = _open_source(config)
     _check_job(config, source)
     with _at("model"):
         model = prepare_model(config.model, allow_code=allow_code)

@@ -160,7 +160,7 @@ def _check_columns(schema: pa.Schema, labels: str | None, where: str) -> None:
     if schema.field("uri").type not in _TEXT_TYPES:
         raise SourceError(f"The column 'uri' of {where} holds {schema.field('uri').type}; it must be text.")
     if labels not in (None, "folder", *names):
-        raise SourceError(f"{where} has no column {labels!r} for labels; {_offer(labels or '', names)}.")
+        raise SourceError(f"{where} has no column {labels!r} for labels; {_offer(labels or '', names)}.", "labels")
 
 
 def _offer(wanted: str, names: Sequence[str]) -> str:

@@ -57,6 +57,14 @@ def test_a_wrong_override_is_named_as_such(pixgrad: Pixgrad, place: Path) -> Non
     assert refused(pixgrad("run", "job.yaml", "--set", "seed=many")).startswith("--set seed")
 
 
+def test_what_an_override_leads_to_is_said_of_the_override(pixgrad: Pixgrad, place: Path) -> None:
+    (place / "job.yaml").write_text(JOB.replace("source: photos", "source: {uri: photos}"))
+    assert refused(pixgrad("run", "job.yaml", "--set", "source.uri=nowhere")).startswith(
+        "--set source.uri: There is no"
+    )
+    assert refused(pixgrad("run", "job.yaml", "--set", "source.labels=name")).startswith("--set source.labels: labels")
+
+
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
