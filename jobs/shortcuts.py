@@ -65,12 +65,13 @@ class Shortcut:
         return commented_job(self.document.values, json_schema(), head)
 
     def prepare(self, *, allow_code: bool = False, overwrite: bool = False) -> PreparedJob:
-        """The job made ready to run in its place, which is looked at. Raises PixgradError.
+        """The job made ready to run in its place, which is looked at, as is the source. Raises PixgradError.
 
         With `overwrite`, files may be in the way, and the run of another job is removed.
         """
         job = prepare_document(self.document, self.name, allow_code=allow_code)
         self.place.check(job.variants.names, overwrite=overwrite)
+        job.check_source()
         try:
             job.own_run()
         except OtherJobError as error:

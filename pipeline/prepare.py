@@ -24,7 +24,7 @@ from workers.description import ModelDescription, PreparedModel, prepare_model
 from workers.errors import ModelError, PixgradError
 from workers.geometry import picture_params
 from workers.layers import LOGITS
-from workers.layout import HIDDEN_RUN
+from workers.layout import HIDDEN_RUN, RUN
 from workers.octaves import smallest_octave, style_sizes
 from workers.params import (
     AttributionParams,
@@ -110,6 +110,11 @@ class PreparedJob:
     def plan(self) -> Plan:
         """The run's plan."""
         return Plan(self.store, self.variants, self.config.units.size, self.source.columns)
+
+    def check_source(self) -> None:
+        """Raise SourceError, before anything is written, if a run that is still to begin would have no image."""
+        if not self.store.exists(RUN):
+            next(self.source.images())
 
     def own_run(self) -> dict[str, Any] | None:
         """What the output's `run.json` says, None on a fresh folder. Raises OtherJobError if it is another job's."""

@@ -107,6 +107,7 @@ def run(
     when the run is complete, unless there is one. Raises RunBusyError, OtherJobError,
     RunStopped, StorageError, SourceError and the like; whatever is committed stays.
     """
+    job.check_source()
 
     def first_round() -> Work | None:
         if not extend and _all_committed(job):

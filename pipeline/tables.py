@@ -36,6 +36,8 @@ class Table(Source):
     blank lines are skipped, and there are no comments.
     """
 
+    by_suffix = False
+
     def __init__(self, root: str, names: Sequence[str], labels: str | None, reserved: frozenset[str]):
         super().__init__(root, f"the table {root}/{names[0]}")
         self._store = open_store(root)

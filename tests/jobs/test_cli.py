@@ -100,6 +100,8 @@ def test_octaves_that_shrink_below_what_the_network_takes(pixgrad: Pixgrad, plac
 def test_a_folder_without_images(pixgrad: Pixgrad, place: Path) -> None:
     (place / "photos" / "chelsea.png").unlink()
     assert "no images" in refused(pixgrad("plan", "job.yaml"))
+    said = refused(pixgrad("run", "job.yaml"))
+    assert "no images" in said and ".jpeg, .jpg" in said and not (place / "run").exists()
 
 
 def test_plan_tells_what_would_be_done_and_writes_nothing(pixgrad: Pixgrad, place: Path) -> None:

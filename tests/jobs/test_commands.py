@@ -104,6 +104,13 @@ def test_what_cannot_be_is_said_in_a_sentence(pixgrad: Pixgrad, place: Path, com
     assert "out" not in tree(place)
 
 
+def test_an_empty_folder_is_said_before_anything_is_made(pixgrad: Pixgrad, place: Path) -> None:
+    Path("empty").mkdir()
+    said = pixgrad("deepdream", "empty", "-o", "out", *DREAM)
+    assert said.code == 2 and said.err.startswith("There are no images in ") and ".jpg" in said.err
+    assert "kept in" not in said.err and not Path("out").exists()
+
+
 def test_the_job_file_is_saved_and_nothing_run(pixgrad: Pixgrad, place: Path) -> None:
     command = shlex.split("style photos --style 'a b.jpg' -o out --strength 0.8 --save-job jobs.yaml")
     said = pixgrad(*command)
