@@ -58,7 +58,7 @@ def test_the_files_that_a_job_names_travel_and_keep_their_names(job: Callable[..
         after = find_pictures(sent.style.styles[:-1], ImageParams.model_validate({"short_side": 64}))
     assert [(p.name, p.sha256) for p in after] == [(p.name, p.sha256) for p in before]
     assert (folder / sent.model.weights).read_bytes() == b"weights"
-    assert sent.name == "job"
+    assert sent.name == "run"
 
 
 def test_guides_and_classes_travel_too(job: Callable[..., JobConfig], tmp_path: Path) -> None:
