@@ -149,13 +149,18 @@ def _do(
         raise PixgradError(
             f"Give one SRC, not {' and '.join(sources[:3])}: a folder, or a pattern in quotes ('*.jpg')."
         )
-    asked = shortcut(task, sources[0], place, options, overrides or [], preset=preset)
+    asked = shortcut(task, sources[0], place, options, overrides or [], preset=preset, called=_flag)
     if save_job:
         _write_new(save_job, asked.text())
         out.print(f"{save_job} is the job file of this; nothing was run. Run it with:", markup=False)
         out.print(shlex.join(["pixgrad", "run", str(save_job)]), markup=False)
         return
     _run(asked, overwrite=overwrite, allow_code=allow_code)
+
+
+def _flag(option: str) -> str:
+    """Of an option, which is repeated where its name in Python is a plural."""
+    return f"--{option.removesuffix('s')}" if option in ("layers", "styles") else f"--{option}"
 
 
 def _run(asked: Shortcut, *, overwrite: bool, allow_code: bool) -> None:
