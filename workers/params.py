@@ -212,8 +212,8 @@ class StyleParams(Params):
     pooling: Pooling = Field(default="max", description="average: what the network's max pooling layers do")
     colors: Literal["free", "luminance", "histogram"] = Field(
         default="free",
-        description="the content's kept: luminance: its chroma in the result | histogram: its colours' mean and "
-        "covariance in the style",
+        description="kept of the content's; luminance: its chroma, in the result | histogram: its colours' mean and "
+        "covariance, in the style",
     )
     init: Literal["content", "noise", "grey"] = Field(default="content", description="what painting begins with")
     scales: int = Field(
