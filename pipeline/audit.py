@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -31,18 +32,21 @@ def make_audit(
     resources: Resources,
     asked: AuditParams,
     tell: Callable[[Step], None],
+    stopped: threading.Event,
 ) -> AuditRecord:
     """Check the axioms on a sample of a run's images, on a worker of its kind, and write `audit.json`.
 
-    Each step is told. Raises RunStopped if there is no image to take, the check can't be made or a signal ends it;
-    StorageError.
+    Each step is told; `stopped` is set by signals until Ray has started. Raises RunStopped if there is no image,
+    the check can't be made or a signal ends it; StorageError.
     """
     assert isinstance(setup.params, AttributionParams)
     sample = draw(store, asked.sample, random.Random(setup.seed), SAMPLE_COLUMNS)
     if not sample:
         raise RunStopped("There is nothing to audit: the run has made no output.", 4)
     try:
-        with cluster(), stop_on_signals() as stop:
+        with cluster(), stop_on_signals() as stop:  # once more, as Ray's start puts in a handler of its own
+            if stopped.is_set():
+                stop.set()
             arguments = setup, weights.read(), outputs_of(plan, sample), asked
             result = _told(on_worker(audit_outputs, resources, stop, *arguments), tell)
     except KeyboardInterrupt:

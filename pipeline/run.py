@@ -118,7 +118,6 @@ def run(
         asked = _audit_asked(job)
         if asked and not read_audit(job.store):
             say = console.print if style not in (Style.JSON, Style.NONE) else logger.info
-            say("Checking the axioms on a sample of the images …")
             say(audit(job, asked, console, style).summary)
 
     return _session(job, first_round, job_yaml, display(console, job.title, style), check_axioms)
@@ -132,8 +131,9 @@ def audit(job: PreparedJob, asked: AuditParams, console: Console, style: Style =
     job.own_run()
     fixed = Fixed.from_dict(open_run(job.store)["fixed"])
     resources = worker_resources(job.config, fixed)
-    with shown_steps(console, style) as tell:
-        return make_audit(job.store, job.plan(), worker_setup(job, fixed), job.model.weights, resources, asked, tell)
+    setup, weights = worker_setup(job, fixed), job.model.weights
+    with stop_on_signals() as stopped, shown_steps(console, style) as tell:
+        return make_audit(job.store, job.plan(), setup, weights, resources, asked, tell, stopped)
 
 
 def _audit_asked(job: PreparedJob) -> AuditParams | None:

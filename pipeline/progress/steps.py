@@ -14,6 +14,8 @@ from pipeline.progress.run_log import logger
 from pipeline.progress.style import Style
 from workers.audit import Step
 
+BEGINNING = "Checking the axioms on a sample of the images …"
+
 Tell = Callable[[Step], None]
 
 
@@ -33,14 +35,19 @@ def shown_steps(console: Console, style: Style = Style.AUTO) -> Iterator[Tell]:
 def _shown(console: Console, style: Style) -> Iterator[Tell]:
     match style:
         case Style.LIVE:
-            with console.status("Axioms: a worker is starting …") as status:
+            with console.status(BEGINNING) as status:
                 yield lambda step: status.update(f"{step.words} …")
         case Style.JSON:
             yield lambda step: _write(console, event_line("axioms", asdict(step)))
         case Style.NONE:
             yield lambda step: None
         case _:
-            yield lambda step: console.print(step.words, highlight=False, markup=False, soft_wrap=True)
+            _print(console, BEGINNING)
+            yield lambda step: _print(console, step.words)
+
+
+def _print(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _write(console: Console, line: str) -> None:
