@@ -12,12 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperGroup
 
 from jobs.commands import app as shortcuts_app
 from jobs.options import (
+    BEGIN,
+    CHECK,
+    LOOK,
     RESUMABLE,
+    RUN,
     CodeOption,
     ExtendOption,
     JobArgument,
@@ -25,7 +31,9 @@ from jobs.options import (
     RunArgument,
     SetOption,
     err,
+    flag,
     out,
+    resumable,
     typed,
 )
 from pipeline.progress.style import Style
@@ -33,12 +41,26 @@ from workers.errors import PixgradError
 
 if TYPE_CHECKING:
     from jobs.submit import Cluster
+    from pipeline.findings import AuditRecord, Finding
     from pipeline.prepare import PreparedJob
     from pipeline.run import Outcome
     from workers.storage import Store
 
+ORDER = (
+    *("deepdream", "style", "attribution", "init", "layers", "weights", "schema"),
+    *("plan", "run", "retry", "submit", "status", "report", "export", "verify", "audit", "clean"),
+)
+"""Of the commands in the help: what one begins with comes first."""
+
+
+class _InOrder(TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=ORDER.index)
+
+
 app = typer.Typer(
     name="pixgrad",
+    cls=_InOrder,
     help="DeepDream, neural style and integrated gradients over whole image collections.",
     no_args_is_help=True,
     add_completion=False,
@@ -46,7 +68,7 @@ app = typer.Typer(
 )
 weights_app = typer.Typer(help="The networks' weights: what there is, and fetching them ahead of a run.")
 app.add_typer(shortcuts_app)
-app.add_typer(weights_app, name="weights", no_args_is_help=True)
+app.add_typer(weights_app, name="weights", no_args_is_help=True, rich_help_panel=BEGIN)
 
 
 def main() -> None:
@@ -66,7 +88,7 @@ def main() -> None:
         sys.exit(_complain(sentence, 1))
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def run(
     job: JobArgument,
     set_: SetOption = None,
@@ -83,7 +105,7 @@ def run(
     _tell(prepared, lambda: run_job(prepared, job_yaml=job_yaml, console=err, style=progress, extend=extend), progress)
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def retry(
     run: RunArgument,
     set_: SetOption = None,
@@ -100,7 +122,7 @@ def retry(
     _tell(prepared, lambda: retry_run(prepared, job_yaml=job_yaml, console=err, style=progress), progress)
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def submit(
     job: JobArgument,
     address: Annotated[
@@ -109,14 +131,12 @@ def submit(
     set_: SetOption = None,
     allow_code: CodeOption = False,
     extend: ExtendOption = False,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the log until the job ends.")] = True,
-    stop: Annotated[bool, typer.Option("--stop", help="Stop the job: it commits what it can first.")] = False,
+    wait: Annotated[bool, flag("--wait/--no-wait", "Follow the log until the job ends.")] = True,
+    stop: Annotated[bool, flag("--stop", "Stop the job: it commits what it can first.")] = False,
     shared_paths: Annotated[
-        bool, typer.Option("--shared-paths", help="Every node has the job's local paths, as this machine does.")
+        bool, flag("--shared-paths", "Every node has the job's local paths, as this machine does.")
     ] = False,
-    installed: Annotated[
-        bool, typer.Option("--installed", help="Run the pixgrad that the cluster has, not this one.")
-    ] = False,
+    installed: Annotated[bool, flag("--installed", "Run the pixgrad that the cluster has, not this one.")] = False,
 ) -> None:
     """Run a job on a cluster, through Ray Jobs, or go on with it: the same command follows or resumes."""
     from jobs.spec import load_job
@@ -152,12 +172,12 @@ def _follow(cluster: Cluster, submission: str, *, stopping: bool) -> None:
     raise typer.Exit(0 if stopping and ending.exit_code == 130 else ending.exit_code)
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def plan(
     job: JobArgument,
     set_: SetOption = None,
     allow_code: CodeOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    as_json: Annotated[bool, flag("--json", "As JSON.")] = False,
     measure: Annotated[
         int, typer.Option(metavar="N", min=0, help="Make N sampled outputs, too, and say how long all will take.")
     ] = 0,
@@ -194,15 +214,13 @@ def plan(
     (Console(highlight=False) if out.is_terminal else out).print(table)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def export(
     run: RunArgument,
     destination: Annotated[Path, typer.Argument(metavar="DEST", help="The folder to write to.")],
-    class_tree: Annotated[
-        bool, typer.Option("--class-tree", help="One folder a label instead of the source's.")
-    ] = False,
+    class_tree: Annotated[bool, flag("--class-tree", "One folder a label instead of the source's.")] = False,
     original_geometry: Annotated[
-        bool, typer.Option("--original-geometry", help="Maps also at the size of their source images.")
+        bool, flag("--original-geometry", "Maps also at the size of their source images.")
     ] = False,
     sheet: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a contact sheet, too: images down, variants across.")
@@ -227,11 +245,11 @@ def export(
         out.print(f"Contact sheet: {sheet}{rest}", markup=False)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def status(
     run: RunArgument,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Follow it to the end of its session.")] = False,
+    as_json: Annotated[bool, flag("--json", "As JSON.")] = False,
+    watch: Annotated[bool, flag("--watch", "Follow it to the end of its session.")] = False,
 ) -> None:
     """Say how far a run is, from its files alone; with --watch, follow it, and exit as it does."""
     from pipeline.progress.display import display
@@ -254,10 +272,10 @@ def status(
         raise typer.Exit(found.exit_code)
 
 
-@app.command()
+@app.command(rich_help_panel=CHECK)
 def verify(
     run: RunArgument,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    as_json: Annotated[bool, flag("--json", "As JSON.")] = False,
     recompute: Annotated[int, typer.Option(metavar="N", min=0, help="Make N sampled outputs again, too.")] = 0,
     seed: Annotated[int, typer.Option(help="Which sample --recompute draws.")] = 0,
     scratch: Annotated[
@@ -300,35 +318,36 @@ def _recompute(
     return [told, *found.differing, f"No fault, as the last bits may differ here: {found.elsewhere}."], []
 
 
-@app.command()
+@app.command(rich_help_panel=CHECK)
 def audit(
     run: RunArgument,
     sample: Annotated[int | None, typer.Option(metavar="N", min=1, help="Make the audit anew, on N images.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    as_json: Annotated[bool, flag("--json", "As JSON.")] = False,
     allow_code: CodeOption = False,
 ) -> None:
     """Show the axioms of attribution checked on a run's own network and images; exits with 6 if one doesn't hold.
 
     They are checked first where that wasn't done yet.
     """
-    from pipeline.audit import read_audit, summary
+    from pipeline.findings import read_audit
+    from workers.layout import AUDIT
     from workers.storage import open_store
 
     store = open_store(run)
     found = read_audit(store) if sample is None else None
-    found = found or _audit(store, sample, allow_code=allow_code)
+    if found is None:
+        with resumable():
+            found = _audit(store, sample, allow_code=allow_code)
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(json.loads(store.read(AUDIT))))
     else:
-        table = Table("axiom", "what was done", "figure", "at most", "verdict", box=None, pad_edge=False)
-        for finding in found["findings"]:
-            table.add_row(*_cells(finding))
-        out.print(table, markup=False)
-        out.print(summary(found), markup=False)
-    raise typer.Exit(0 if found["sound"] else 6)
+        (Console(highlight=False) if out.is_terminal else out).print(_table(found))
+        for sentence in filter(None, (found.summary, found.hint)):
+            out.print(sentence, markup=False)
+    raise typer.Exit(0 if found.sound else 6)
 
 
-def _audit(store: Store, sample: int | None, *, allow_code: bool) -> dict[str, Any]:
+def _audit(store: Store, sample: int | None, *, allow_code: bool) -> AuditRecord:
     from jobs.spec import recall_job
     from pipeline.prepare import JobError
     from pipeline.run import audit as make_audit
@@ -338,22 +357,30 @@ def _audit(store: Store, sample: int | None, *, allow_code: bool) -> dict[str, A
     if not isinstance(job.config.section, AttributionParams):
         raise JobError(f"{store.url} is a run of {job.config.task}; only attribution has axioms to audit.")
     asked = job.config.section.audit or AuditParams()
-    return make_audit(job, asked if sample is None else asked.model_copy(update={"sample": sample}))
+    return make_audit(job, asked if sample is None else asked.model_copy(update={"sample": sample}), err)
 
 
-def _cells(finding: dict[str, Any]) -> tuple[str, ...]:
-    """A finding as a row of the table."""
-    figure = "" if finding["figure"] is None else f"{finding['figure']:.2g}"
-    what = f"{finding['what']} ({finding['note']})" if finding["note"] else finding["what"]
-    expected = "" if finding["as_expected"] else " (!)"
-    name = f"control: {finding['axiom']}" if finding["control"] else finding["axiom"]
-    return name, what, figure, f"{finding['tolerance']:.2g}", finding["verdict"] + expected
+def _table(audit: AuditRecord) -> Table:
+    """The findings, below the names of their axioms so that they fit on a narrow terminal."""
+    table = Table("", "figure", "at most", "verdict", box=None, pad_edge=False)
+    by_axiom: dict[str, list[Finding]] = {}
+    for finding in audit.findings:
+        by_axiom.setdefault(finding.axiom, []).append(finding)
+    for axiom, findings in by_axiom.items():
+        table.add_row(Text(axiom, style="bold"))
+        for finding in findings:
+            figure = "" if finding.figure is None else f"{finding.figure:.2g}"
+            what = f"{'control: ' * finding.control}{finding.what}{f' ({finding.note})' if finding.note else ''}"
+            style = "" if finding.as_expected else "bold red"
+            row = Padding(Text(what), (0, 0, 0, 2)), figure, f"{finding.tolerance:.2g}", Text(finding.words)
+            table.add_row(*row, style=style)
+    return table
 
 
-@app.command()
+@app.command(rich_help_panel=CHECK)
 def clean(
     run: RunArgument,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    dry_run: Annotated[bool, flag("--dry-run", "Only say what would be removed.")] = False,
 ) -> None:
     """Remove shards that no row names, and what writes that were cut short have left behind."""
     from pipeline.clean import clean as clean_run
@@ -369,10 +396,12 @@ def clean(
     )
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def report(
     run: RunArgument,
-    output: Annotated[str, typer.Option("-o", "--output", metavar="FOLDER", help="Left out: RUN/report.")] = "",
+    output: Annotated[
+        str, typer.Option("-o", "--out", "--output", metavar="FOLDER", help="Left out: RUN/report.")
+    ] = "",
     seed: Annotated[int, typer.Option(min=0, help="Which outputs are sampled.")] = 0,
 ) -> None:
     """Write a static page about a run: pictures, measures, failures, throughput, provenance."""
@@ -381,10 +410,10 @@ def report(
 
     to = open_store(output or f"{run.rstrip('/')}/report")
     write_report(open_store(run), to, seed=seed)
-    out.print(f"{to.url}/{PAGE}", markup=False)
+    out.print(f"{to.url.rstrip('/')}/{PAGE}", markup=False)
 
 
-@app.command()
+@app.command(rich_help_panel=BEGIN)
 def layers(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's name, as in the job file.")],
     weights: Annotated[str, typer.Option(help="Its weights, as in the job file.")] = "DEFAULT",
@@ -405,16 +434,22 @@ def layers(
 
 @weights_app.command("list")
 def weights_list(
-    search: Annotated[str, typer.Argument(metavar="[NAME]", help="Only models whose name contains this.")] = "",
+    search: Annotated[str, typer.Argument(metavar="[NAME]", help="All models whose name contains this.")] = "",
+    everything: Annotated[bool, flag("--all", "Also those that a hub has and this machine hasn't.")] = False,
 ) -> None:
-    """List the weights that a job file can name, and which of them are on this machine."""
+    """List the weights that are on this machine or install with pip; with NAME or --all, all that a job can name."""
     from workers.description import catalogue
 
     table = Table("model", "weights", "here", "licence", "from", box=None, pad_edge=False)
-    for entry in catalogue():
-        if search.lower() in entry.model.lower():
-            table.add_row(entry.model, entry.weights, "yes" if entry.path else "", entry.licence or "", entry.source)
+    known = [entry for entry in catalogue() if search.lower() in entry.model.lower()]
+    shown = known if search or everything else [e for e in known if e.path or e.source.startswith("pip")]
+    for entry in shown:
+        table.add_row(entry.model, entry.weights, "yes" if entry.path else "", entry.licence or "", entry.source)
     out.print(table)
+    if len(shown) < len(known):
+        out.print(
+            f"{len(known) - len(shown)} more can be fetched: --all, or a part of a NAME, lists them.", markup=False
+        )
 
 
 @weights_app.command("fetch")
@@ -430,7 +465,7 @@ def weights_fetch(
     out.print(f"{file.path}\nsha256 {file.sha256}", markup=False)
 
 
-@app.command()
+@app.command(rich_help_panel=BEGIN)
 def schema() -> None:
     """Print the JSON Schema of a job file, for editors."""
     from jobs.spec import json_schema
@@ -465,7 +500,9 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, metavar="", help="Print it.")
+    ] = False,
 ) -> None:
     pass
 

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 import typer
 
-from jobs.options import CodeOption, SetOption, err, out, resumable, typed
+from jobs.options import BEGIN, CodeOption, SetOption, err, flag, out, resumable, typed
 from jobs.presets import names
 from workers.errors import PixgradError
 from workers.records import Task
@@ -36,13 +36,13 @@ Size = Annotated[int | None, typer.Option(metavar="PIXELS", help="The pictures' 
 Seed = Annotated[int | None, typer.Option(help="What is random follows from it.")]
 Model = Annotated[str | None, typer.Option(metavar="NAME", help="The network; `pixgrad weights list` shows some.")]
 Iterations = Annotated[int | None, typer.Option(metavar="N", help="Steps: more is stronger, and slower.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace pictures, and another job's run.")]
+Overwrite = Annotated[bool, flag("--overwrite", "Replace pictures, and another job's run.")]
 SaveJob = Annotated[
     Path | None, typer.Option(metavar="JOB.yaml", help="Write the job file that this amounts to, and run nothing.")
 ]
 
 
-@app.command()
+@app.command(rich_help_panel=BEGIN)
 def deepdream(
     source: Source,
     out: Out,
@@ -65,7 +65,7 @@ def deepdream(
     _do("deepdream", source, out, preset, options, set_, save_job, overwrite=overwrite, allow_code=allow_code)
 
 
-@app.command()
+@app.command(rich_help_panel=BEGIN)
 def style(
     source: Source,
     style: Annotated[list[str], typer.Option(metavar="IMG", help="A picture, folder or glob; repeatable.")],
@@ -90,7 +90,7 @@ def style(
     _do("style", source, out, preset, options, set_, save_job, overwrite=overwrite, allow_code=allow_code)
 
 
-@app.command()
+@app.command(rich_help_panel=BEGIN)
 def attribution(
     source: Source,
     out: Out,
@@ -117,7 +117,7 @@ def attribution(
     _do("attribution", source, out, preset, options, set_, save_job, overwrite=overwrite, allow_code=allow_code)
 
 
-@app.command()
+@app.command(rich_help_panel=BEGIN)
 def init(
     task: Annotated[Task, typer.Argument(metavar="[TASK]", help="deepdream, style or attribution.")] = "deepdream",
     job: Annotated[Path, typer.Argument(metavar="[JOB.yaml]", help="The file to write.")] = Path("job.yaml"),
@@ -149,13 +149,18 @@ def _do(
         raise PixgradError(
             f"Give one SRC, not {' and '.join(sources[:3])}: a folder, or a pattern in quotes ('*.jpg')."
         )
-    asked = shortcut(task, sources[0], place, options, overrides or [], preset=preset)
+    asked = shortcut(task, sources[0], place, options, overrides or [], preset=preset, called=_flag)
     if save_job:
         _write_new(save_job, asked.text())
         out.print(f"{save_job} is the job file of this; nothing was run. Run it with:", markup=False)
         out.print(shlex.join(["pixgrad", "run", str(save_job)]), markup=False)
         return
     _run(asked, overwrite=overwrite, allow_code=allow_code)
+
+
+def _flag(option: str) -> str:
+    """Of an option, which is repeated where its name in Python is a plural."""
+    return f"--{option.removesuffix('s')}" if option in ("layers", "styles") else f"--{option}"
 
 
 def _run(asked: Shortcut, *, overwrite: bool, allow_code: bool) -> None:

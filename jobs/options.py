@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,13 +16,19 @@ from rich.console import Console
 from pipeline.progress.style import Style
 from workers.errors import PixgradError
 
+
+def flag(name: str, help: str) -> Any:
+    """An option without a value, shown as such."""
+    return typer.Option(name, metavar="", help=help)
+
+
 JobArgument = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a key of the job file; repeatable."),
 ]
-CodeOption = Annotated[bool, typer.Option("--allow-code", help="Let the job import a model of your own.")]
-ExtendOption = Annotated[bool, typer.Option("--extend", help="Take in what was added to the source.")]
+CodeOption = Annotated[bool, flag("--allow-code", "Let the job import a model of your own.")]
+ExtendOption = Annotated[bool, flag("--extend", "Take in what was added to the source.")]
 ProgressOption = Annotated[
     Style,
     typer.Option(
@@ -31,6 +37,9 @@ ProgressOption = Annotated[
     ),
 ]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The run's folder or prefix.")]
+
+BEGIN, RUN, LOOK, CHECK = "Begin", "Run", "Look", "Check"
+"""Parts of the help."""
 
 RESUMABLE = (4, 130)
 """Exit codes of runs that the same command goes on with."""

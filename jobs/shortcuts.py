@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,12 +65,13 @@ class Shortcut:
         return commented_job(self.document.values, json_schema(), head)
 
     def prepare(self, *, allow_code: bool = False, overwrite: bool = False) -> PreparedJob:
-        """The job made ready to run in its place, which is looked at. Raises PixgradError.
+        """The job made ready to run in its place, which is looked at, as is the source. Raises PixgradError.
 
         With `overwrite`, files may be in the way, and the run of another job is removed.
         """
         job = prepare_document(self.document, self.name, allow_code=allow_code)
         self.place.check(job.variants.names, overwrite=overwrite)
+        job.check_source()
         try:
             job.own_run()
         except OtherJobError as error:
@@ -99,9 +100,11 @@ def shortcut(
     overrides: Sequence[str] = (),
     *,
     preset: str = "default",
+    called: Callable[[str], str] = str,
 ) -> Shortcut:
     """The job of `task` over `source` with its pictures in `out`; options that are None stay as the preset has them.
 
+    `called` says what an option is called where it is asked for, for what may be wrong with it.
     Raises JobFileError, PlaceError, UsageError.
     """
     place = place_of(str(source), out, (*PICTURE_ENDINGS, ".npy") if task == "attribution" else PICTURE_ENDINGS)
@@ -111,7 +114,7 @@ def shortcut(
     for option, value in options.items():
         if value is not None:
             for path, setting in _settings(task, option, value).items():
-                document = put(document, path, setting, OptionName(f"{option}: "))
+                document = put(document, path, setting, OptionName(f"{called(option)}: "))
     for assignment in overrides:
         if assignment.partition("=")[0].strip() in ("source", "source.uri", "output"):
             raise UsageError(f"--set {assignment}: SRC and OUT say that here; for another run write a job file.")

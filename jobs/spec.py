@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from jobs.document import Document, JobFileError, override, read_document
 from jobs.mistakes import find_mistakes
 from pipeline.config import JobConfig
+from pipeline.patterns import absolute
 from pipeline.prepare import JobError, PreparedJob, prepare
 from pipeline.status import open_run
 from workers.layout import JOB
@@ -26,8 +27,9 @@ MAX_BYTES = 2**20
 def load_job(path: str | Path, overrides: Sequence[str] = ()) -> JobConfig:
     """The job in a YAML 1.2 file, with each `key.path=value` of `overrides` put over it in turn.
 
-    A job without a name gets the file's. Paths in the file are relative to the current folder, as paths on a command
-    line are, not to the file; they are kept as written. Raises JobFileError with a sentence for each mistake.
+    A job without a name gets its output folder's, or the file's where that is hidden. Paths in the file are relative to
+    the current folder, as paths on a command line are, not to the file; they are kept as written. Raises JobFileError
+    with a sentence for each mistake.
     """
     return check_document(_read(Path(path), overrides), Path(path).stem)
 
@@ -123,12 +125,17 @@ def _read_text(path: Path) -> str:
 
 
 def check_document(document: Document, default_name: str) -> JobConfig:
-    """The job of a document. Raises JobFileError with a sentence for each mistake."""
+    """The job of a document, by its own name, its output's, or `default_name` where the output is hidden.
+
+    Raises JobFileError with a sentence for each mistake.
+    """
     found = [document.sentence(*mistake) for mistake in find_mistakes(document.values, json_schema())]
     if found:
         raise JobFileError("\n".join(found))
     try:
-        return JobConfig.model_validate({"name": default_name, **document.values})
+        name = absolute(document.values["output"]).rpartition("/")[2]
+        shown = default_name if name[:1] in ("", ".") else name
+        return JobConfig.model_validate({"name": shown, **document.values})
     except ValidationError as error:
         # What is left are the rules between keys: the schema has checked each key alone.
         raise JobFileError("\n".join(_rule_sentence(document, dict(each)) for each in error.errors())) from None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import ipaddress
 import logging
 import os
 import shlex
@@ -89,13 +88,13 @@ class Cluster:
     ) -> tuple[str, bool]:
         """Send a job, with options of `pixgrad run`; its id, and whether this call began it or it was under way.
 
-        `installed`: run the pixgrad that the cluster has, instead of sending this one. Raises SubmitError, ParcelError.
+        `shared_paths`: every node sees this machine's paths, so files stay where they are. `installed`: run the pixgrad
+        that the cluster has, instead of sending this one. Raises SubmitError, ParcelError.
         """
         if running := self.running(config):
             return running, False
         with tempfile.TemporaryDirectory(prefix="pixgrad-submit-") as folder:
-            same_machine = shared_paths or is_loopback(self.address)
-            pack(config, Path(folder), shared_paths=same_machine, code=not installed)
+            pack(config, Path(folder), shared_paths=shared_paths, code=not installed)
             with _answering(self.address):
                 submission = self._client.submit_job(
                     entrypoint=entrypoint(options, installed=installed),
@@ -150,15 +149,6 @@ def entrypoint(options: Sequence[str], *, installed: bool) -> str:
     """What a job runs, in a folder with the job file."""
     command = ["pixgrad"] if installed else ["python", "-P", "-c", "from jobs.cli import main; main()"]
     return shlex.join([*command, "run", JOB_FILE, *options])
-
-
-def is_loopback(address: str) -> bool:
-    """Whether an address is on this machine, as far as it says (a tunnel's end is on this machine, too)."""
-    host = urlsplit(address).hostname or ""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _prefix(config: JobConfig) -> str:

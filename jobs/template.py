@@ -91,7 +91,7 @@ class _Template:
         if text and "enum" not in schema:
             return text
         choices = " | ".join(schema.get("enum", ())) or described(schema, self._definitions)
-        return f"{choices}: {text}" if text else choices
+        return f"{choices}; {text}" if text else choices
 
     def _resolved(self, schema: Schema) -> Schema:
         return self._definitions[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -194,13 +194,25 @@ def _await_room(
     return ray.get(answer)
 
 
-def on_worker(function: Callable[..., T], resources: Resources, *arguments: Any) -> T:
-    """What a function gives as a task with the resources of a worker. Raises RunStopped if its process ends."""
-    remote = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=1)(function)
+def on_worker(
+    function: Callable[..., Iterator[T]], resources: Resources, stop: threading.Event, *arguments: Any
+) -> Iterator[T]:
+    """What a generator gives, as it comes, as a task with the resources of a worker.
+
+    Raises RunStopped if its process ends, or when `stop` is set.
+    """
+    options = {"num_cpus": resources.cpus, "num_gpus": resources.gpus, "max_retries": 1}
+    stream: Any = ray.remote(num_returns="streaming", **options)(function).remote(*arguments)
     try:
-        return ray.get(remote.remote(*arguments))
+        while not stop.is_set():
+            if ray.wait([stream], timeout=0.5, fetch_local=False)[0]:
+                yield cast(T, ray.get(next(stream)))
+    except StopIteration:
+        return
     except ray_errors.RayError as error:
         raise RunStopped(f"The task {function.__name__} failed: {first_line(error)}", 4) from None
+    ray.cancel(stream, force=True)
+    raise RunStopped("Interrupted.", 130)
 
 
 def check_room(resources: Resources) -> None:

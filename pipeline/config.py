@@ -69,7 +69,7 @@ class JobConfig(Params):
 
     model_config = ConfigDict(title="pixgrad job", json_schema_extra=_one_section_in_schema)
 
-    name: Text = Field(default="job", description="what people call the job; left out: the job file's own name")
+    name: Text = Field(default="job", description="what people call the job; left out: its output folder's name")
     source: SourceRef
     output: Text = Field(description="a local folder or an object-store prefix")
     model: ModelParams = ModelParams.model_validate({})

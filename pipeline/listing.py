@@ -30,7 +30,11 @@ IMAGE_SUFFIXES = frozenset(
 
 
 class SourceError(PixgradError):
-    """The source can't be listed as asked."""
+    """The source can't be listed as asked; `key` is the one of `source` that says so."""
+
+    def __init__(self, sentence: str, key: str = "uri"):
+        super().__init__(sentence)
+        self.key = key
 
 
 class Source(ABC):
@@ -39,7 +43,10 @@ class Source(ABC):
     `root`: the folder (an absolute path) or object-store prefix that relative URIs start from, for `workers.fetch`.
     `columns`: the other columns that each image brings along, with their types.
     `ignored`: how many files the last listing passed over because they aren't images, by file name ending.
+    `by_suffix`: whether what is an image goes by its ending.
     """
+
+    by_suffix = True
 
     def __init__(self, root: str, place: str):
         self.root = root
@@ -66,7 +73,9 @@ class Source(ABC):
 
     def _no_images(self) -> str:
         others = ", ".join(f"{count} {suffix or 'without ending'}" for suffix, count in self.ignored.most_common(5))
-        return f"There are no images in {self._place}" + (f" (other files: {others})." if others else ".")
+        found = f" (other files: {others})" if others else ""
+        endings = f" Images end in {', '.join(sorted(IMAGE_SUFFIXES))}." if self.by_suffix else ""
+        return f"There are no images in {self._place}{found}.{endings}"
 
 
 def suffix(name: str) -> str:

@@ -113,12 +113,12 @@ class Measurement:
 def measure(
     found: Forecast, count: int, *, price: float | None, scratch: str | None, console: Console, style: Style
 ) -> Measurement:
-    """Make `count` sampled outputs on one worker and say what all of them will take.
+    """Make `count` sampled outputs on one worker, no more than are left, and say what all of them will take.
 
     They are written to `scratch`, which a worker must reach (None: a temporary folder of this machine), and not to the
     run. Raises MeasureError if none could be made, else as `pipeline.run.run` does.
     """
-    job = found.job
+    job, count = found.job, min(count, found.outputs_left or found.outputs)
     if scratch is None and "RAY_ADDRESS" in os.environ and not isinstance(job.store, LocalStore):
         raise MeasureError("On a cluster, say with --scratch where to write: a place that all nodes reach.")
     place = tempfile.TemporaryDirectory(prefix="pixgrad-measure-") if scratch is None else nullcontext(scratch)
@@ -144,7 +144,8 @@ def measure(
             bytes=_written(store) / (made + WARM_UP),
             device=f"one worker ({fixed.device.name}{'' if fixed.gpus else f', {fixed.cpus} CPUs'})",
             precision=fixed.precision,
-            partial=job.config.task != "attribution" and count < (fixed.batch.images or fixed.batch.most),
+            partial=job.config.task != "attribution"
+            and count < min(fixed.batch.images or fixed.batch.most, found.outputs_left),
             workers=resources.max_workers or max(1, look(resources.cpus, resources.gpus).room),
             left=found.outputs_left,
             price=price,

@@ -24,7 +24,7 @@ from workers.description import ModelDescription, PreparedModel, prepare_model
 from workers.errors import ModelError, PixgradError
 from workers.geometry import picture_params
 from workers.layers import LOGITS
-from workers.layout import HIDDEN_RUN
+from workers.layout import HIDDEN_RUN, RUN
 from workers.octaves import smallest_octave, style_sizes
 from workers.params import (
     AttributionParams,
@@ -72,6 +72,16 @@ def _at(*key: str) -> Iterator[None]:
         raise JobError(str(error), *key) from error
 
 
+def _open_source(config: JobConfig) -> Source:
+    own = config.output.removesuffix(f"/{HIDDEN_RUN}")
+    try:
+        return open_source(config.source, reserved=reserved_columns(config.task) | RESERVED, exclude=own)
+    except SourceError as error:
+        raise JobError(str(error), "source", error.key) from error
+    except MissingError as error:
+        raise JobError(str(error), "source", "uri") from error
+
+
 @dataclass(frozen=True)
 class PreparedJob:
     """A job with nothing left to look up. `config` has layers and classes resolved and local paths absolute."""
@@ -100,6 +110,11 @@ class PreparedJob:
     def plan(self) -> Plan:
         """The run's plan."""
         return Plan(self.store, self.variants, self.config.units.size, self.source.columns)
+
+    def check_source(self) -> None:
+        """Raise SourceError, before anything is written, if a run that is still to begin would have no image."""
+        if not self.store.exists(RUN):
+            next(self.source.images())
 
     def own_run(self) -> dict[str, Any] | None:
         """What the output's `run.json` says, None on a fresh folder. Raises OtherJobError if it is another job's."""
@@ -131,9 +146,7 @@ class PreparedJob:
 def prepare(config: JobConfig, *, allow_code: bool = False) -> PreparedJob:
     """Look everything up. Raises PixgradError (ModelError, SourceError, JobError, ...) with what is wrong."""
     config = with_absolute_paths(config)
-    with _at("source"):
-        own = config.output.removesuffix(f"/{HIDDEN_RUN}")
-        source = open_source(config.source, reserved=reserved_columns(config.task) | RESERVED, exclude=own)
+    source = _open_source(config)
     _check_job(config, source)
     with _at("model"):
         model = prepare_model(config.model, allow_code=allow_code)

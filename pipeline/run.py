@@ -12,12 +12,13 @@ from typing import Any
 
 from rich.console import Console
 
-from pipeline.audit import Audit, make_audit, read_audit, summary
+from pipeline.audit import make_audit
 from pipeline.cluster import Resources, RunStopped, check_room, cluster, probe
 from pipeline.commit import Counts, committed_units, count_outputs, write_manifest
 from pipeline.config import JobConfig
 from pipeline.driver import Driver
 from pipeline.epoch import Tenure, take_over
+from pipeline.findings import AuditRecord, read_audit
 from pipeline.listing import SourceError
 from pipeline.plan import Feed, UnitFeed, planned_units, read_chunks
 from pipeline.prepare import PreparedJob
@@ -25,6 +26,7 @@ from pipeline.progress.display import Display, display
 from pipeline.progress.event_log import EventLog
 from pipeline.progress.monitor import Monitor
 from pipeline.progress.run_log import logger, run_log
+from pipeline.progress.steps import shown_steps
 from pipeline.progress.style import Style
 from pipeline.progress.tally import Tally
 from pipeline.provenance import fingerprint, now, versions, write_run
@@ -105,29 +107,38 @@ def run(
     when the run is complete, unless there is one. Raises RunBusyError, OtherJobError,
     RunStopped, StorageError, SourceError and the like; whatever is committed stays.
     """
+    job.check_source()
 
     def first_round() -> Work | None:
         if not extend and _all_committed(job):
             return None
         return Work(0, lambda: UnitFeed(job.plan(), job.source, committed_units(job.store, 0), extend=extend))
 
-    outcome = _session(job, first_round, job_yaml, display(console, job.title, style))
-    if isinstance(section := job.config.section, AttributionParams) and section.audit and not read_audit(job.store):
-        say = console.print if style not in (Style.JSON, Style.NONE) else logger.info
-        say("Checking the axioms on a sample of the images …")
-        say(summary(audit(job, section.audit)))
-    return outcome
+    def check_axioms() -> None:
+        asked = _audit_asked(job)
+        if asked and not read_audit(job.store):
+            say = console.print if style not in (Style.JSON, Style.NONE) else logger.info
+            say(audit(job, asked, console, style).summary)
+
+    return _session(job, first_round, job_yaml, display(console, job.title, style), check_axioms)
 
 
-def audit(job: PreparedJob, asked: AuditParams) -> Audit:
+def audit(job: PreparedJob, asked: AuditParams, console: Console, style: Style = Style.AUTO) -> AuditRecord:
     """Check the axioms on a run's own network and a sample of its images; written to the run, too.
 
-    Raises NoRunError, RunStopped, StorageError, OtherJobError.
+    Its steps are shown on `console`. Raises NoRunError, RunStopped, StorageError, OtherJobError.
     """
     job.own_run()
     fixed = Fixed.from_dict(open_run(job.store)["fixed"])
     resources = worker_resources(job.config, fixed)
-    return make_audit(job.store, job.plan(), worker_setup(job, fixed), job.model.weights, resources, asked)
+    setup, weights = worker_setup(job, fixed), job.model.weights
+    with stop_on_signals() as stopped, shown_steps(console, style) as tell:
+        return make_audit(job.store, job.plan(), setup, weights, resources, asked, tell, stopped)
+
+
+def _audit_asked(job: PreparedJob) -> AuditParams | None:
+    section = job.config.section
+    return section.audit if isinstance(section, AttributionParams) else None
 
 
 def retry(job: PreparedJob, *, job_yaml: str, console: Console, style: Style = Style.AUTO) -> Outcome:
@@ -146,14 +157,19 @@ def retry(job: PreparedJob, *, job_yaml: str, console: Console, style: Style = S
 
 
 def _session(
-    job: PreparedJob, find_work: Callable[[], Work | None], job_yaml: str, screen: AbstractContextManager[Display]
+    job: PreparedJob,
+    find_work: Callable[[], Work | None],
+    job_yaml: str,
+    screen: AbstractContextManager[Display],
+    then: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """Claim the run and do the session's work, with a log of it."""
+    """Claim the run and do the session's work, and then what others needn't wait for, with a log of it."""
     job.own_run()
     tenure = take_over(job.store)
     with run_log(job.store, tenure.claim.epoch):
         logger.info("%s, session %s, %s", job.title, tenure.claim.epoch, versions())
         outcome = _work(job, find_work, tenure, job_yaml, screen)
+        then()
         logger.info("ends with exit code %s: %s", outcome.exit_code, outcome.counts)
         return outcome
 
@@ -260,6 +276,7 @@ def _begin(job: PreparedJob, fixed: Fixed, before: dict[str, Any] | None, job_ya
         "variants": list(job.variants.names),
         "source_root": job.source.root,
         "fixed": fixed.as_dict(),
+        "axioms_asked": _audit_asked(job) is not None,
         "sessions": [*(before["sessions"] if before else []), {"began": now(), "round": round, "versions": versions()}],
     }
     job.store.replace(JOB, job_yaml.encode())

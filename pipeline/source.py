@@ -33,7 +33,7 @@ def open_source(params: SourceParams, *, reserved: frozenset[str], exclude: str 
     if kind in TABLE_SUFFIXES:
         return Table(*find_files(uri, exclude), labels, reserved)
     if labels not in (None, "folder"):
-        raise SourceError(f"labels: {labels} needs tars or a table; for {uri} it can be folder, or null.")
+        raise SourceError(f"labels: {labels} needs tars or a table; for {uri} it can be folder, or null.", "labels")
     if kind in IMAGE_SUFFIXES or (is_pattern(uri) and not place.lower().endswith(_COMPRESSED_TARS)):
         return Images(*find_files(uri, exclude), labels)
     if not folder:

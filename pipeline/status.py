@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.commit import Counts, committed_units, count_outputs
 from pipeline.epoch import Claim, is_alive, latest_claim
+from pipeline.findings import AuditRecord, read_audit
 from pipeline.plan import planned_units, read_chunks
 from pipeline.progress.words import by_reason, duration
 from pipeline.provenance import read_run
@@ -32,6 +34,8 @@ class Standing:
     listed: bool
     claim: Claim | None
     summary: dict[str, Any] | None
+    audit: AuditRecord | None
+    place: str
 
     @property
     def title(self) -> str:
@@ -47,6 +51,13 @@ class Standing:
     def complete(self) -> bool:
         """Whether all that is asked for is committed."""
         return self.listed and self.committed == self.units
+
+    @property
+    def axioms_unchecked(self) -> str | None:
+        """What to say of a complete run whose axioms were to be checked and aren't."""
+        if not self.complete or self.audit or not self.run.get("axioms_asked"):
+            return None
+        return f"not checked yet; {shlex.join(['pixgrad', 'audit', self.place])}"
 
     @property
     def exit_code(self) -> int:
@@ -83,6 +94,8 @@ class Status(Standing):
             f"outputs  {self.outputs:,} committed{failed}",
             f"images   {self.images:,}{plus}",
             *(summary_lines(self.summary) if self.summary else ()),
+            *([f"Axioms: {self.axioms_unchecked}"] if self.axioms_unchecked else ()),
+            *([self.audit.summary] if self.audit else ()),
         ]
 
 
@@ -108,6 +121,8 @@ def read_standing(store: Store) -> Standing:
         listed=bool(chunks) and chunks[-1].final,
         claim=latest_claim(store),
         summary=read_summary(store),
+        audit=read_audit(store),
+        place=store.url,
     )
 
 

@@ -36,6 +36,8 @@ class Table(Source):
     blank lines are skipped, and there are no comments.
     """
 
+    by_suffix = False
+
     def __init__(self, root: str, names: Sequence[str], labels: str | None, reserved: frozenset[str]):
         super().__init__(root, f"the table {root}/{names[0]}")
         self._store = open_store(root)
@@ -160,7 +162,7 @@ def _check_columns(schema: pa.Schema, labels: str | None, where: str) -> None:
     if schema.field("uri").type not in _TEXT_TYPES:
         raise SourceError(f"The column 'uri' of {where} holds {schema.field('uri').type}; it must be text.")
     if labels not in (None, "folder", *names):
-        raise SourceError(f"{where} has no column {labels!r} for labels; {_offer(labels or '', names)}.")
+        raise SourceError(f"{where} has no column {labels!r} for labels; {_offer(labels or '', names)}.", "labels")
 
 
 def _offer(wanted: str, names: Sequence[str]) -> str:

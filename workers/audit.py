@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from workers.assembly import Item
@@ -15,22 +15,41 @@ from workers.records import Output, output_seed
 from workers.setup import WorkerSetup, set_threads
 
 
-def audit_outputs(setup: WorkerSetup, weights: Any, outputs: Sequence[Output], asked: AuditParams) -> dict[str, Any]:
-    """Check the axioms on the images of `outputs`: `findings` and `randomisation`, as JSON has them.
+@dataclass(frozen=True)
+class Step:
+    """What an audit is at: the `number`th image, or stage of the loss of weights, of so many."""
+
+    what: str
+    number: int
+    of: int
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        return f"Axioms: {self.what} {self.number} of {self.of}"
+
+
+def audit_outputs(
+    setup: WorkerSetup, weights: Any, outputs: Sequence[Output], asked: AuditParams
+) -> Iterator[Step | dict[str, Any]]:
+    """Check the axioms on the images of `outputs`: each step as it begins, then `findings` and `randomisation`.
 
     `weights` are the checkpoint's bytes (1-D, uint8). An expected error is an answer too: {"error": sentence}.
     """
     set_threads(setup.threads)
     try:
-        return _audit(setup, weights, outputs, asked)
+        yield from _audit(setup, weights, outputs, asked)
     except PixgradError as error:
-        return {"error": str(error)}
+        yield {"error": str(error)}
 
 
-def _audit(setup: WorkerSetup, weights: Any, outputs: Sequence[Output], asked: AuditParams) -> dict[str, Any]:
-    from workers.attribution.axioms.audit import audit  # torch is loaded here, in the worker alone
+def _audit(
+    setup: WorkerSetup, weights: Any, outputs: Sequence[Output], asked: AuditParams
+) -> Iterator[Step | dict[str, Any]]:
+    from workers.attribution.axioms.audit import check_image  # torch is loaded here, in the worker alone
+    from workers.attribution.axioms.finding import over_images
     from workers.attribution.axioms.subject import as_double
-    from workers.attribution.randomisation import cascade
+    from workers.attribution.randomisation import cascade, stages_of
     from workers.engine import build_engine
     from workers.engines.attribution import AttributionEngine
 
@@ -43,7 +62,13 @@ def _audit(setup: WorkerSetup, weights: Any, outputs: Sequence[Output], asked: A
     assert isinstance(engine, AttributionEngine)
     exact = as_double(engine.network)
     subjects = [engine.subject(item, exact, asked.intervals) for item in items]
-    return {
-        "findings": [finding.as_dict() for finding in audit(subjects, compile=asked.compile)],
-        "randomisation": [asdict(likeness) for likeness in cascade(subjects)] if asked.randomisation else [],
-    }
+    found = []
+    for number, subject in enumerate(subjects, 1):
+        yield Step("image", number, len(subjects))
+        found.append(check_image(subject, compile=asked.compile))
+    likenesses, stages = cascade(subjects), stages_of(engine.network) if asked.randomisation else []
+    randomisation = []
+    for number in range(1, len(stages) + 1):
+        yield Step("loss of weights", number, len(stages))
+        randomisation.append(asdict(next(likenesses)))
+    yield {"findings": [finding.as_dict() for finding in over_images(found)], "randomisation": randomisation}

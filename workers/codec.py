@@ -310,7 +310,9 @@ def _refusal(error: Exception, data: bytes, params: ImageParams) -> ImageError:
             return _unsupported(known)
         error = _header_error(data) or error
         if isinstance(error, UnidentifiedImageError):
-            return ImageError("not_an_image", "The file holds no image in a known format: leave it out of the source")
+            return ImageError(
+                "not_an_image", "The file holds no image in a known format: leave it out of another run's source"
+            )
     if data.startswith((b"II", b"MM")) and (compression := _unknown_compression(error)):
         return _unsupported(f"a TIFF of compression {compression}")
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -164,7 +164,7 @@ def vgg_aliases(module: nn.Module) -> dict[str, str]:
 def _from_torchvision(name: str, weights: str) -> Architecture:
     names = zoo.list_models(module=zoo)
     if name not in names:
-        near = get_close_matches(name, [*names, *PACKAGED], n=5, cutoff=0.4)
+        near = get_close_matches(name, sorted({*names, *PACKAGED}), n=5, cutoff=0.4)
         raise ModelError(
             f"unknown model {name!r}; "
             + (f"nearest: {', '.join(near)}; " if near else "")

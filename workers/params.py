@@ -212,8 +212,8 @@ class StyleParams(Params):
     pooling: Pooling = Field(default="max", description="average: what the network's max pooling layers do")
     colors: Literal["free", "luminance", "histogram"] = Field(
         default="free",
-        description="the content's kept: luminance: its chroma in the result | histogram: its colours' mean and "
-        "covariance in the style",
+        description="the content's colours are kept by luminance, which puts its chroma into the result, or "
+        "histogram, which puts their mean and covariance into the style",
     )
     init: Literal["content", "noise", "grey"] = Field(default="content", description="what painting begins with")
     scales: int = Field(

@@ -33,6 +33,10 @@ from workers.errors import PixgradError, first_line
 OBJECT_SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss", "adl", "azure", "http", "https")
 _READ_AHEAD = 128 * 1024
 _REPEAT_FOR = timedelta(seconds=60)
+
+_METADATA_ADDRESS = "169.254.169.254"
+"""Where a client asks for an instance's role when it has no credentials of its own."""
+
 _NO_HARD_LINKS = frozenset((errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK))
 _NO_KEY = re.compile(r"[\x00-\x1f\x7f]|(?:^|/)\.{0,2}(?:/|$)")
 
@@ -469,4 +473,9 @@ def _sync_folder(folder: Path) -> None:
 
 def _reason(error: Exception) -> str:
     """What a store's client says, without the XML that S3 answers with."""
+    if _METADATA_ADDRESS in str(error):
+        return (
+            "no credentials were found: set them in the environment (for S3 AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, as profiles aren't read), or work on an instance with a role"
+        )
     return first_line(error).split(": <?xml")[0].rstrip(".")

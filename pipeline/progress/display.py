@@ -144,12 +144,16 @@ def display(console: Console, title: str, style: Style = Style.AUTO) -> Iterator
         shown.close()
 
 
+def resolved(console: Console, style: Style) -> Style:
+    """What `auto` stands for: a dumb terminal can't draw in place, whatever the environment says of colours."""
+    if style is not Style.AUTO:
+        return style
+    can_draw = console.is_terminal and console.file.isatty() and not console.is_dumb_terminal
+    return Style.LIVE if can_draw else Style.PLAIN
+
+
 def _open(console: Console, title: str, style: Style) -> Display:
-    """A dumb terminal can't draw in place and gets lines, whatever the environment says of colours."""
-    if style is Style.AUTO:
-        can_draw = console.is_terminal and console.file.isatty() and not console.is_dumb_terminal
-        style = Style.LIVE if can_draw else Style.PLAIN
-    match style:
+    match resolved(console, style):
         case Style.LIVE:
             return Screen(console, title)
         case Style.JSON:

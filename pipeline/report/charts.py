@@ -83,8 +83,8 @@ def throughput_chart(throughput: Throughput) -> Chart:
         tall = HEIGHT * rate / top
         began, ended = number * throughput.interval, (number + 1) * throughput.interval
         where = f"{duration(began)} to {duration(ended)}"
-        bars.append(Bar(number * width, width, HEIGHT - tall, tall, f"{where}: {figure(rate, 2)}/{unit}"))
-        table.append((where, f"{figure(rate, 2)}/{unit}"))
+        bars.append(Bar(number * width, width, HEIGHT - tall, tall, f"{where}: {figure(rate)}/{unit}"))
+        table.append((where, f"{figure(rate)}/{unit}"))
     x_ticks = _time_ticks(throughput.total)
     marks = [Tick(100 * at / throughput.total, "") for at in throughput.breaks]
     y_ticks[-1] = Tick(y_ticks[-1].at, f"{y_ticks[-1].text}/{unit}")

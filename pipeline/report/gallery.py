@@ -18,6 +18,8 @@ from pipeline.report.words import cell, figure, image_name, image_place, share
 from workers.records import Task, reserved_columns, row_schema
 
 NOT_SHOWN = frozenset(("key", "member", "status", "error_code", "error", "transform"))
+NOT_SORTED_BY = frozenset(("seed", "shard", "shard_member", "unit", "round"))
+"""Columns that a reader has no use to sort by; nor by hashes."""
 FILTERS = frozenset(("variant", "label", "target_name", "converged", "correct", "stop_reason"))
 MOST_FILTERS = 4
 MOST_CHOICES = 30
@@ -52,7 +54,9 @@ class Gallery:
         columns = [n for n in self._ordered() if any(v[n] is not None for v in values.values())]
         own = reserved_columns(self._task) | {measure.name for measure in self._measures}
         return {
-            "columns": [{"name": n, "title": _title(n), "text": _is_text(n, values)} for n in columns],
+            "columns": [
+                {"name": n, "title": _title(n), "text": _is_text(n, values), "sorts": _sorts(n)} for n in columns
+            ],
             "filters": _filters([n for n in columns if n in FILTERS or n not in own], values),
             "groups": [{"name": name, "title": title} for name, title, rows in self._groups if rows and title],
             "rows": [
@@ -118,6 +122,10 @@ def _filters(columns: Sequence[str], values: Mapping[str, Mapping[str, Any]]) ->
     return found[:MOST_FILTERS]
 
 
+def _sorts(name: str) -> bool:
+    return name not in NOT_SORTED_BY and not name.endswith("sha256")
+
+
 def _is_text(name: str, values: Mapping[str, Mapping[str, Any]]) -> bool:
     return any(isinstance(v[name], str | bool) for v in values.values())
 
@@ -137,7 +145,10 @@ def _line(task: str, row: Row) -> str:
         return row["variant"] or (row["style_uri"] or "").rpartition("/")[2]
     if task == "attribution":
         name = row["target_name"] or f"class {row['target']}"
-        return f"{name} · {share(row['probability'] or 0, 1)}"
+        doubts = {"not converged": row["converged"] is False, "wrong label": row["correct"] is False}
+        return " · ".join(
+            [name, share(row["probability"] or 0, 1), *(words for words, holds in doubts.items() if holds)]
+        )
     return row["label"] or ""
 
 

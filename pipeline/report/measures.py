@@ -88,7 +88,9 @@ def _style(_fields: Mapping[str, Any]) -> list[Measure]:
             "total_loss", "Total loss", "the weighted sum that was minimised", _column("total_loss"), worst="highest"
         ),
         Measure("content_loss", "Content loss", "relative squared error of the features", _column("content_loss")),
-        Measure("style_loss", "Style loss", "relative squared error of the Gram matrices", _column("style_loss")),
+        Measure(
+            "style_loss", "Style loss", "relative squared error of the style layers' statistics", _column("style_loss")
+        ),
     ]
 
 

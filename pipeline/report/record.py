@@ -1,15 +1,15 @@
-"""What a report takes from the run's small files: run.json, job.yaml, and the findings of an audit."""
+"""What a report takes from the run's small files: run.json and job.yaml."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
 from pipeline.seal import DamagedError
 from pipeline.status import open_run
 from workers.errors import first_line
-from workers.layout import AUDIT, JOB, RUN
+from workers.layout import JOB, RUN
 from workers.params import ImageParams
 from workers.records import Task
 from workers.storage import MissingError, Store
@@ -91,34 +91,6 @@ class RunRecord(BaseModel):
         return self.variants if is_grid else []
 
 
-class Finding(BaseModel):
-    """A check of an axiom; a `control` breaks it on purpose, and has to fail."""
-
-    axiom: str
-    what: str
-    tolerance: float
-    figure: float | None
-    verdict: Literal["pass", "fail", "not applicable"]
-    control: bool
-    as_expected: bool
-    note: str
-
-    @property
-    def words(self) -> str:
-        """The verdict."""
-        if self.verdict == "not applicable":
-            return self.verdict
-        if self.control:
-            return "broken, as it must be" if self.as_expected else "not broken, as it should be"
-        return "holds" if self.as_expected else "broken"
-
-
-class AuditRecord(BaseModel):
-    """The part of `audit.json` that a report shows."""
-
-    findings: list[Finding]
-
-
 def read_record(store: Store) -> RunRecord:
     """The record of a run. Raises NoRunError, StorageError, DamagedError."""
     facts = open_run(store)
@@ -128,16 +100,6 @@ def read_record(store: Store) -> RunRecord:
         return record
     except (ValidationError, LookupError, TypeError) as error:
         raise DamagedError(f"{store.url}/{RUN} is damaged ({_reason(error)}); restore it from a copy.") from None
-
-
-def read_audit(store: Store) -> list[Finding]:
-    """The findings of an audit of the run, if there was one. Raises StorageError, DamagedError."""
-    try:
-        return AuditRecord.model_validate_json(store.read(AUDIT)).findings
-    except MissingError:
-        return []
-    except ValidationError as error:
-        raise DamagedError(f"{store.url}/{AUDIT} is damaged ({_reason(error)}); audit again.") from None
 
 
 def read_job(store: Store) -> str:

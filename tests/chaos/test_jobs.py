@@ -30,9 +30,9 @@ def last_exit_code(run: Path) -> int:
 def test_a_job_is_submitted_stopped_and_goes_on_when_submitted_again(here: Any, head: str, wait_until: Any) -> None:
     source, run = slow(here, 60), here.folder / "run"
     submit = here.command(source, run)
-    submit.arguments = ["submit", *submit.arguments[1:], "--address", head, "--set", "workers.gpus=0"]
+    submit.arguments = ["submit", *submit.arguments[1:], "--address", head, "--shared-paths", "--set", "workers.gpus=0"]
     cluster, config = Cluster(head), load_job(here.job_file(source, run), ["workers.gpus=0"])
-    submission, _ = cluster.submit(config, ["--allow-code"])
+    submission, _ = cluster.submit(config, ["--allow-code"], shared_paths=True)
     wait_until(lambda: parts(run) > 0)
     cluster.stop(submission)
     log: list[str] = []
@@ -46,7 +46,7 @@ def test_a_job_is_submitted_stopped_and_goes_on_when_submitted_again(here: Any, 
 def test_a_job_ends_with_its_drivers_own_exit_code_and_words(here: Any, head: str) -> None:
     cluster = Cluster(head)
     config = load_job(here.job_file(here.folder / "nowhere", here.folder / "run"))
-    submission, _ = cluster.submit(config, ["--allow-code"])
+    submission, _ = cluster.submit(config, ["--allow-code"], shared_paths=True)
     log: list[str] = []
     assert cluster.follow(submission, log.append) == Ending(2)
     assert "nowhere" in "".join(log) and "Traceback" not in "".join(log)
@@ -57,7 +57,7 @@ def test_a_job_ends_with_its_drivers_own_exit_code_and_words(here: Any, head: st
 def test_a_job_that_is_left_and_stopped_again_and_again(here: Any, head: str, wait_until: Any) -> None:
     source, run, stops = slow(here, 900), here.folder / "run", 3
     submit = here.command(source, run)
-    submit.arguments = ["submit", *submit.arguments[1:], "--address", head, "--set", "workers.gpus=0"]
+    submit.arguments = ["submit", *submit.arguments[1:], "--address", head, "--shared-paths", "--set", "workers.gpus=0"]
     for number in range(1, stops + 1):
         before = parts(run)
         following = submit.start()

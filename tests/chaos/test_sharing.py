@@ -40,9 +40,9 @@ def share(here: Any, head: str, wait_until: Any, images: dict[str, int]) -> tupl
     sources = {name: here.images(name, [f"{i:03d}-slow@compute-{i}" for i in range(n)]) for name, n in images.items()}
     jobs = {name: load_job(here.job_file(sources[name], folders[name]), ["workers.gpus=1"]) for name in images}
     cluster = Cluster(head)
-    first, _ = cluster.submit(jobs["first"], ["--allow-code"])
+    first, _ = cluster.submit(jobs["first"], ["--allow-code"], shared_paths=True)
     wait_until(lambda: len(events(folders["first"], "worker_ready")) == 2)  # it has both GPUs
-    second, fresh = cluster.submit(jobs["second"], ["--allow-code"])
+    second, fresh = cluster.submit(jobs["second"], ["--allow-code"], shared_paths=True)
     assert fresh and cluster.submit(jobs["second"]) == (second, False), "under way: not begun a second time"
     log: list[str] = []
     assert cluster.follow(second, log.append) == Ending(0), "".join(log)

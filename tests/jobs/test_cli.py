@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from jobs.cli import ORDER
+from workers.attribution.axioms.finding import Finding
+
 Said = Any  # the `pixgrad` of conftest.py gives a tuple of code, out and err
 Pixgrad = Callable[..., Said]
 
@@ -54,6 +57,14 @@ def test_a_wrong_override_is_named_as_such(pixgrad: Pixgrad, place: Path) -> Non
     assert refused(pixgrad("run", "job.yaml", "--set", "seed=many")).startswith("--set seed")
 
 
+def test_what_an_override_leads_to_is_said_of_the_override(pixgrad: Pixgrad, place: Path) -> None:
+    (place / "job.yaml").write_text(JOB.replace("source: photos", "source: {uri: photos}"))
+    assert refused(pixgrad("run", "job.yaml", "--set", "source.uri=nowhere")).startswith(
+        "--set source.uri: There is no"
+    )
+    assert refused(pixgrad("run", "job.yaml", "--set", "source.labels=name")).startswith("--set source.labels: labels")
+
+
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
@@ -89,6 +100,8 @@ def test_octaves_that_shrink_below_what_the_network_takes(pixgrad: Pixgrad, plac
 def test_a_folder_without_images(pixgrad: Pixgrad, place: Path) -> None:
     (place / "photos" / "chelsea.png").unlink()
     assert "no images" in refused(pixgrad("plan", "job.yaml"))
+    said = refused(pixgrad("run", "job.yaml"))
+    assert "no images" in said and ".jpeg, .jpg" in said and not (place / "run").exists()
 
 
 def test_plan_tells_what_would_be_done_and_writes_nothing(pixgrad: Pixgrad, place: Path) -> None:
@@ -109,6 +122,34 @@ def test_plan_tells_what_would_be_done_and_writes_nothing(pixgrad: Pixgrad, plac
     assert facts["sample"]["frames"] == [{"width": 96, "height": 64, "images": 1}]
     assert "--measure" in refused(pixgrad("plan", "job.yaml", "--price", "2"))
     assert not (place / "run").exists()
+
+
+def test_a_plan_says_that_axioms_come_on_top(pixgrad: Pixgrad, place: Path) -> None:
+    section = "attribution: {audit: {sample: 3}}"
+    (place / "job.yaml").write_text(JOB.replace("snap: 16", "frame: [64, 64]").split("deepdream")[0] + section)
+    said = pixgrad("plan", "job.yaml")
+    assert "axioms   checked at the end on 3 images, which comes on top of the time" in said.out
+    assert json.loads(pixgrad("plan", "job.yaml", "--json").out)["images_audited"] == 3
+
+
+def test_an_audit_is_read_on_a_narrow_terminal(pixgrad: Pixgrad, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    note = "not converged after 129 evaluations"
+    findings = [
+        Finding("completeness", "the sum is F(x) - F(x'), by the run's rule", 0.2, 0.01, note=note),
+        Finding("completeness", "weights that sum to 2", 1.0, 0.01, control=True),
+        Finding("linearity", "2 F - 3 H, H the next most probable class: the maps add up likewise", 1e-13, 1e-9),
+    ]
+    audit = {"findings": [finding.as_dict() for finding in findings], "images": [{}]}
+    (place / "audit.json").write_text(json.dumps(audit))
+    said = pixgrad("audit", ".")
+    lines = said.out.splitlines()
+    table = lines[: lines.index(next(line for line in lines if line.startswith("1 of 2 checks")))]
+    assert said.code == 6 and all(len(line) <= 80 for line in table), said.out
+    whole = " ".join(said.out.split())
+    for words in ("fails (!)", "fails, as it must", "holds", "control: weights that sum to 2", "max_evaluations"):
+        assert words in whole
+    assert "on 1 image." in whole and json.loads(pixgrad("audit", ".", "--json").out) == audit
 
 
 def test_a_folder_that_is_no_run(pixgrad: Pixgrad, place: Path) -> None:
@@ -133,6 +174,8 @@ def test_a_run_from_its_first_command_to_its_last(pixgrad: Pixgrad, place: Path,
     assert "2 committed, 1 failed: 1 truncated" in watched.out
     assert pixgrad("verify", "run").code == 0
     assert pixgrad("report", "run").out == "run/report/index.html\n"
+    for option in ("-o", "--out", "--output"):
+        assert pixgrad("report", "run", option, "page/").out == "page/index.html\n"
     assert (place / "run" / "report" / "index.html").is_file()
     assert "1 outputs in out" in pixgrad("export", "run", "out").out
     assert (place / "out" / "chelsea.png").is_file()
@@ -147,13 +190,21 @@ def test_a_plan_is_measured_on_sampled_outputs(pixgrad: Pixgrad, place: Path, ra
     said = pixgrad("plan", "job.yaml", "--measure", "6", "--price", "3.6", "--json")
     assert said.code == 0, said
     found = json.loads(said.out)["measured"]
-    assert (found["outputs"], found["outputs_left"], found["failures"]) == (6, 3, {"truncated": 2})
-    assert found["outputs_per_second_per_worker"] == pytest.approx(6 / found["seconds"], rel=0.01)
+    assert (found["outputs"], found["outputs_left"], found["failures"]) == (3, 3, {"truncated": 1})
+    assert found["outputs_per_second_per_worker"] == pytest.approx(3 / found["seconds"], rel=0.01)
     work = 3 / found["outputs_per_second_per_worker"] / found["workers"]
     assert found["total_seconds"] == pytest.approx(found["worker_start_seconds"] + work, abs=0.1)
     assert found["cost"] == pytest.approx(found["total_seconds"] * found["workers"] / 1000, rel=0.02)
     assert found["bytes_per_output"] > 5_000 and found["shares"]["compute"] > 0
     assert not (place / "run").exists()
+
+
+def test_the_help_begins_with_what_one_begins_with(pixgrad: Pixgrad) -> None:
+    said = pixgrad("--help").out
+    commands = [line.split()[1] for line in said.splitlines() if line.startswith("│ ") and line[2].isalpha()]
+    assert commands[:4] == ["deepdream", "style", "attribution", "init"] and sorted(commands) == sorted(ORDER)
+    assert all(f"─ {part} ─" in said for part in ("Begin", "Run", "Look", "Check"))
+    assert pixgrad("submit", "--help").out.count("<bool>") == 1, "of --help, which is not ours"
 
 
 def test_schema_is_json(pixgrad: Pixgrad) -> None:
@@ -168,6 +219,9 @@ def test_layers_are_listed_with_their_defaults(pixgrad: Pixgrad) -> None:
 
 
 def test_weights_are_listed_and_fetched(pixgrad: Pixgrad) -> None:
+    short = pixgrad("weights", "list").out
+    assert "vgg19" in short and "more can be fetched: --all" in short
+    assert len(pixgrad("weights", "list", "--all").out.splitlines()) > 100 > len(short.splitlines())
     assert "yes" in next(line for line in pixgrad("weights", "list", "lite0").out.splitlines() if "DEFAULT" in line)
     fetched = pixgrad("weights", "fetch", "vgg19")
     assert fetched.code == 0 and "sha256 c34748d2a8b1" in fetched.out

@@ -81,7 +81,7 @@ def test_one_attribution_names_the_class(pixgrad: Pixgrad, place: Path, ray_clus
         ("deepdream nowhere -o out", "There is no folder or file "),
         ("deepdream photos/none.jpg -o out", "none.jpg: there is no such file"),
         ("deepdream photos photos/rocket.jpg -o out", "Give one SRC"),
-        ("style photos --style notes.txt -o out", "styles: "),
+        ("style photos --style notes.txt -o out", "--style: "),
         ("style photos --style text.jpg -o out", "holds no image"),
         ("style photos --style none.jpg -o out", "none.jpg"),
         ("style photos -o out", "--style"),
@@ -90,9 +90,9 @@ def test_one_attribution_names_the_class(pixgrad: Pixgrad, place: Path, ray_clus
         ("deepdream photos -o photos", "the source itself"),
         ("deepdream photos -o notes.txt", "is a file"),
         ("deepdream photos -o out --guide none.jpg", "guide: "),
-        ("deepdream photos -o out --layer relu9_1", "layers: unknown layer 'relu9_1'"),
+        ("deepdream photos -o out --layer relu9_1", "--layer: unknown layer 'relu9_1'"),
         ("attribution photos -o out --target cat --top 2", "not both"),
-        ("attribution photos -o out --target wombatt", "target: unknown class 'wombatt'"),
+        ("attribution photos -o out --target wombatt", "--target: unknown class 'wombatt'"),
         ("attribution photos/rocket.jpg -o why.png --top 2", "2 pictures"),
     ],
 )
@@ -102,6 +102,13 @@ def test_what_cannot_be_is_said_in_a_sentence(pixgrad: Pixgrad, place: Path, com
     said = pixgrad(*shlex.split(command))
     assert said.code == 2 and sentence in said.err and "Traceback" not in said.err and not said.out
     assert "out" not in tree(place)
+
+
+def test_an_empty_folder_is_said_before_anything_is_made(pixgrad: Pixgrad, place: Path) -> None:
+    Path("empty").mkdir()
+    said = pixgrad("deepdream", "empty", "-o", "out", *DREAM)
+    assert said.code == 2 and said.err.startswith("There are no images in ") and ".jpg" in said.err
+    assert "kept in" not in said.err and not Path("out").exists()
 
 
 def test_the_job_file_is_saved_and_nothing_run(pixgrad: Pixgrad, place: Path) -> None:

@@ -116,10 +116,11 @@ def test_yaml_is_version_1_2(here):
     assert config.style is not None and config.style.styles == ["on", "12:30:00"] and config.style.iterations == 1000
 
 
-def test_a_job_without_a_name_has_its_files(here):
-    assert load(STYLE).name == "job"
-    Path("cats.v2.yaml").write_text(STYLE)
-    assert load_job("cats.v2.yaml").name == "cats.v2"
+def test_a_job_without_a_name_has_its_outputs_or_its_files_where_that_is_hidden(here):
+    assert load(STYLE).name == "styled"
+    assert load(STYLE.replace("runs/styled", "s3://bucket/runs/cats.v2/")).name == "cats.v2"
+    Path("cats.v3.yaml").write_text(STYLE.replace("runs/styled", "out/.pixgrad"))
+    assert load_job("cats.v3.yaml").name == "cats.v3"
 
 
 def test_a_byte_order_mark_is_no_part_of_the_text(here):

@@ -10,13 +10,14 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from jobs import parcel, submit
 from jobs.parcel import ParcelError, pack
 from jobs.spec import load_job
-from jobs.submit import Cluster, LostError, SubmitError, _ending, entrypoint, is_loopback
+from jobs.submit import Cluster, LostError, SubmitError, _ending, entrypoint
 from pipeline.config import JobConfig
 from pipeline.driver import DRAIN_SECONDS
 from pipeline.pictures import find_pictures
@@ -57,7 +58,7 @@ def test_the_files_that_a_job_names_travel_and_keep_their_names(job: Callable[..
         after = find_pictures(sent.style.styles[:-1], ImageParams.model_validate({"short_side": 64}))
     assert [(p.name, p.sha256) for p in after] == [(p.name, p.sha256) for p in before]
     assert (folder / sent.model.weights).read_bytes() == b"weights"
-    assert sent.name == "job"
+    assert sent.name == "run"
 
 
 def test_guides_and_classes_travel_too(job: Callable[..., JobConfig], tmp_path: Path) -> None:
@@ -145,20 +146,6 @@ def test_what_a_job_runs() -> None:
 # --- whom we talk to
 
 
-@pytest.mark.parametrize(
-    ("address", "here"),
-    [
-        ("http://127.0.0.1:8265", True),
-        ("http://localhost:8265", True),
-        ("http://[::1]:8265", True),
-        ("https://ray.example.org", False),
-        ("http://10.0.0.7:8265", False),
-    ],
-)
-def test_which_address_is_this_machine(address: str, here: bool) -> None:
-    assert is_loopback(address) is here
-
-
 @pytest.mark.parametrize("address", ["auto", "ray://127.0.0.1:10001", "127.0.0.1:8265", "http://"])
 def test_an_address_that_is_no_url_of_a_dashboard(address: str) -> None:
     with pytest.raises(SubmitError, match="is no URL of a Ray dashboard"):
@@ -213,6 +200,27 @@ def test_somebody_else_answers(answering: Callable[[int, str], str], status: int
     with pytest.raises(SubmitError, match=sentence) as caught:
         Cluster(answering(status, body))
     assert "\n" not in str(caught.value) and caught.value.exit_code == 2
+
+
+def test_an_address_on_loopback_may_be_a_tunnel_so_files_travel_to_it_too(
+    answering: Callable[[int, str], str], job: Callable[..., JobConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster(answering(200, '{"ray_version": "2.60.0"}'))
+    monkeypatch.setattr(cluster, "_client", Mock(list_jobs=Mock(return_value=[])))
+    sent: list[str] = []
+
+    def look(*, runtime_env: dict[str, Any], **others: Any) -> None:
+        folder = Path(runtime_env["working_dir"])
+        sent.extend(str(path.relative_to(folder)) for path in folder.rglob("files/*/*"))
+
+    monkeypatch.setattr(cluster._client, "submit_job", look)
+    cluster.submit(job(), installed=True)
+    assert sorted(Path(name).name for name in sent) == ["[1] sea.png", "cat.png", "vgg.pth"]
+    sent.clear()
+    cluster.submit(job("source=photos", "output=run"), installed=True, shared_paths=True)
+    assert not sent
+    with pytest.raises(ParcelError, match=r"source.uri is .* on this machine"):
+        cluster.submit(job("source=photos"), installed=True)
 
 
 def test_a_cluster_that_answers_no_more_is_not_waited_for_for_ever(

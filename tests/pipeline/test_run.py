@@ -29,6 +29,7 @@ from pipeline.epoch import RunBusyError, take_over
 from pipeline.export import export
 from pipeline.prepare import PreparedJob, prepare
 from pipeline.provenance import OtherJobError
+from pipeline.report.report import write_report
 from pipeline.run import Outcome, retry, run
 from pipeline.status import read_status
 from pipeline.verify import verify
@@ -289,6 +290,41 @@ def test_an_interrupted_run_says_how_to_go_on(workplace: Path, photographs: dict
     found = read_status(open_store(str(folder)))
     assert found.state.startswith("unfinished") and 0 < found.committed <= found.units == 12
     assert verify(open_store(str(folder))).faults == []
+
+
+@pytest.mark.parametrize(
+    ("number", "said_last"),
+    [
+        (signal.SIGINT, "Axioms: image 1 of 1"),
+        (signal.SIGTERM, "Axioms: image 1 of 1"),
+        (signal.SIGTERM, "Checking the axioms"),  # Ray is starting once more
+    ],
+)
+def test_an_interrupt_while_the_axioms_are_checked_ends_as_one_of_the_run(
+    workplace: Path, number: signal.Signals, said_last: str
+) -> None:
+    job, folder = workplace / "audited.yaml", workplace / "runs/audited"
+    job.write_text("""
+source: photos/cats/chelsea.png
+output: runs/audited
+model: {name: efficientnet_lite0}
+images: {frame: [96, 96]}
+attribution: {rule: {trapezoid: 2}, audit: {sample: 1, intervals: 200}}
+""")
+    process = start("run", str(job))
+    assert process.stderr
+    said = iter(process.stderr.readline, "")
+    assert any(said_last in line for line in said)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130 and "Interrupted." in err and "To go on: pixgrad run" in err, err
+    assert "Traceback" not in err and "SIGTERM" not in err, err
+    store = open_store(str(folder))
+    assert read_status(store).state == "complete" and not read_status(store).audit
+    assert f"Axioms: not checked yet; pixgrad audit {folder}" in read_status(store).lines()
+    write_report(store, open_store(str(folder / "report")))
+    assert f"pixgrad audit {folder}" in (folder / "report/index.html").read_text()
+    assert said_last.startswith("Checking") or said_last in "".join(log.read_text() for log in folder.glob("logs/*"))
 
 
 def test_a_table_names_the_style_and_its_columns_ride_along(workplace: Path, photographs: dict[str, Path]) -> None:

@@ -21,7 +21,7 @@ def model() -> PreparedModel:
     return prepare_model(ModelParams(name="efficientnet_lite0"))
 
 
-def made(model: PreparedModel, folder: Path, image: str) -> dict[str, Any]:
+def answers(model: PreparedModel, folder: Path, image: str) -> list[Any]:
     setup = WorkerSetup(
         task="attribution",
         params=AttributionParams.model_validate({"rule": {"middle": 2}, "max_evaluations": 17}),
@@ -39,12 +39,23 @@ def made(model: PreparedModel, folder: Path, image: str) -> dict[str, Any]:
         threads=1,  # fp64 convolutions come in small pieces, for which threads only wait
         batch=BatchPlan(images=2, pixels=0, most=2),
     )
-    return audit_outputs(setup, model.weights.read(), [Output(ImageRef(image), Variant("", "predicted"))], ASKED)
+    output = Output(ImageRef(image), Variant("", "predicted"))
+    return list(audit_outputs(setup, model.weights.read(), [output], ASKED))
 
 
 @pytest.fixture(scope="module")
-def audit(model: PreparedModel, photographs: dict[str, Path]) -> dict[str, Any]:
-    return made(model, photographs["chelsea"].parent, "chelsea.png")
+def told(model: PreparedModel, photographs: dict[str, Path]) -> list[Any]:
+    return answers(model, photographs["chelsea"].parent, "chelsea.png")
+
+
+@pytest.fixture(scope="module")
+def audit(told: list[Any]) -> dict[str, Any]:
+    return told[-1]
+
+
+def test_each_step_is_told_before_it_is_done(told: list[Any]) -> None:
+    assert [step.words for step in told[:2]] == ["Axioms: image 1 of 1", "Axioms: loss of weights 1 of 6"]
+    assert len(told) == 1 + 6 + 1
 
 
 def test_on_a_real_network_exact_axioms_hold_and_controls_fail(audit: dict[str, Any]) -> None:
@@ -62,4 +73,5 @@ def test_the_maps_go_as_the_weights_do(audit: dict[str, Any]) -> None:
 
 
 def test_an_image_that_is_gone_is_an_answer(model: PreparedModel, tmp_path: Path) -> None:
-    assert "gone.png" in made(model, tmp_path, "gone.png")["error"]
+    [answer] = answers(model, tmp_path, "gone.png")
+    assert "gone.png" in answer["error"]

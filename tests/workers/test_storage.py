@@ -24,6 +24,7 @@ from workers.storage import (
     ObjectStore,
     StorageError,
     Store,
+    _reason,
     encode,
     is_remote,
     open_store,
@@ -291,6 +292,11 @@ class TestRead:
 
 
 class TestErrors:
+    def test_a_machine_without_credentials_is_told_where_to_put_them(self) -> None:
+        error = OSError("Generic S3 error: error sending request for url (http://169.254.169.254/latest/api/token)")
+        assert _reason(error).startswith("no credentials were found: set them in the environment (for S3 AWS_ACCESS_")
+        assert _reason(OSError("Generic S3 error: too slow")) == "Generic S3 error: too slow"
+
     def test_local_reasons_are_the_systems_own(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         store = LocalStore(tmp_path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,12 +30,13 @@ Picture = NDArray[np.uint8]
 Map = NDArray[np.floating]
 
 
-def heatmap(attribution: Map, image: Picture, *, absolute: bool = False) -> tuple[Picture, float]:
+def heatmap(attribution: Map, image: Picture, *, absolute: bool = False, title: str = "") -> tuple[Picture, float]:
     """The map as colours over the pale grey photograph, a legend below, and the scale s of the colours.
 
     `attribution` (H x W, signed) and `image` (H x W x 3, sRGB, uint8) share a frame. The map is smoothed first; red
     raises the objective, blue lowers it, and the strongest colours stand for -s and +s, in units of the objective per
-    pixel. With `absolute` it is |map| that is smoothed, and white to red stand for 0 to s.
+    pixel. With `absolute` it is |map| that is smoothed, and white to red stand for 0 to s. The legend begins with
+    `title`.
     Returns a picture of the same width (but wide enough for the legend) and a little taller, and s (0 if the map
     is zero everywhere). The raw map remains the result; this is its presentation.
     """
@@ -43,7 +44,7 @@ def heatmap(attribution: Map, image: Picture, *, absolute: bool = False) -> tupl
     scale = float(np.percentile(np.abs(smooth), SCALE_PERCENTILE)) or float(np.abs(smooth).max())
     level = np.clip(smooth / scale, -1, 1) if scale else np.zeros_like(smooth)
     marks = ["0", f"|map| {scale:.2g}"] if absolute else [f"-{scale:.2g} against", "0", f"for +{scale:.2g}"]
-    return _with_legend(_overlay(level, image), 0 if absolute else -1, marks), scale
+    return _with_legend(_overlay(level, image), 0 if absolute else -1, marks, title), scale
 
 
 def _overlay(level: Map, image: Picture) -> Picture:
@@ -64,17 +65,30 @@ def _smooth(values: Map) -> NDArray[np.float64]:
     return rows @ values.astype(np.float64) @ columns.T
 
 
-def _with_legend(picture: Picture, lowest: int, marks: Sequence[str]) -> Picture:
-    """The picture with a bar of the colours from level `lowest` to 1 below it, and marks spread under it."""
+def _with_legend(picture: Picture, lowest: int, marks: Sequence[str], title: str) -> Picture:
+    """The picture with a title, a bar of the colours from level `lowest` to 1, and marks spread under it, all below."""
     height, width = picture.shape[:2]
     text = max(10, width // 24)
-    margin, bar = text, text // 2
-    canvas = Image.new("RGB", (max(width, 20 * text), height + 3 * text), "white")
+    margin, bar, titled = text, text // 2, 3 * text // 2 if title else 0
+    canvas = Image.new("RGB", (max(width, 20 * text), height + titled + 3 * text), "white")
     canvas.paste(Image.fromarray(picture), ((canvas.width - width) // 2, 0))
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(text)
+    if title:
+        fitting = _shortened(title, lambda words: draw.textlength(words, font) <= canvas.width - 2 * margin)
+        draw.text((canvas.width / 2, height + text // 4), fitting, "black", font, anchor="ma")
+    height += titled
     gradient = np.rint(_colour(np.linspace(lowest, 1, canvas.width - 2 * margin))).astype(np.uint8)
     canvas.paste(Image.fromarray(np.repeat(gradient[None], bar, axis=0)), (margin, height + bar))
-    draw, font, top = ImageDraw.Draw(canvas), ImageFont.load_default(text), height + 2 * bar + 1
+    top = height + 2 * bar + 1
     anchors = ["la", *["ma"] * (len(marks) - 2), "ra"]
     for place, mark, anchor in zip(np.linspace(margin, canvas.width - margin, len(marks)), marks, anchors, strict=True):
         draw.text((float(place), top), mark, "black", font, anchor=anchor)
     return np.asarray(canvas)
+
+
+def _shortened(words: str, fits: Callable[[str], bool]) -> str:
+    """The words, less some of their middle so that they fit: what they end in says how sure the network is."""
+    kept = len(words)
+    while not fits(shown := words if kept == len(words) else f"{words[: kept - kept // 2]}…{words[-(kept // 2) :]}"):
+        kept -= 1
+    return shown

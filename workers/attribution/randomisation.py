@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
@@ -35,20 +35,25 @@ class Likeness:
     ssim: float
 
 
-def cascade(subjects: Sequence[Subject], on_step: Callable[[], None] = lambda: None) -> list[Likeness]:
+def cascade(subjects: Sequence[Subject]) -> Iterator[Likeness]:
     """Take the weights from the network of the subjects, stage by stage, and compare their maps by integration."""
     trained = [_map(subject) for subject in subjects]
     network = deepcopy(subjects[0].network)
     layers = _layers(network)
-    found: list[Likeness] = []
-    for end in sorted({round(len(layers) * stage / STAGES) for stage in range(1, STAGES + 1)} - {0}):
-        for path in layers[found[-1].layers if found else 0 : end]:
+    begin = 0
+    for end in stages_of(network):
+        for path in layers[begin:end]:
             _reset(network, path)
         maps = [_map(replace(subject, network=network)) for subject in subjects]
         likeness = [_alike(one, other) for one, other in zip(maps, trained, strict=True)]
-        found.append(Likeness(layers[end - 1], end, *torch.tensor(likeness).mean(0).tolist()))
-        on_step()
-    return found
+        yield Likeness(layers[end - 1], end, *torch.tensor(likeness).mean(0).tolist())
+        begin = end
+
+
+def stages_of(network: Network) -> list[int]:
+    """How many of its layers have lost their weights at each stage."""
+    layers = len(_layers(network))
+    return sorted({round(layers * stage / STAGES) for stage in range(1, STAGES + 1)} - {0})
 
 
 def spearman(one: Tensor, other: Tensor) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -51,7 +51,7 @@ class MapResult:
 
     def encode(self) -> tuple[dict[str, bytes], dict[str, Any]]:
         """The map as .npy, and as a heatmap over the picture; the heatmap's scale is a column."""
-        overlay, scale = heatmap(self.map, self.pixels, absolute=self.absolute)
+        overlay, scale = heatmap(self.map, self.pixels, absolute=self.absolute, title=_title(self.columns))
         return {"npy": encode_npy(self.map), "png": encode_png(overlay)}, {**self.columns, "heatmap_scale": scale}
 
 
@@ -148,6 +148,13 @@ class AttributionEngine(Engine):
         columns["flags"] = flags(columns)
         absolute = self._params.overlay == "absolute"
         return MapResult(explanation.map.float().cpu().numpy(), item.decoded.pixels, columns, shape, absolute)
+
+
+def _title(columns: Mapping[str, Any]) -> str:
+    """What a heatmap explains: the class, or the class and the one it is held against, and how probable it is."""
+    of, against = (columns[f"{name}_name"] or columns[name] for name in ("target", "against"))
+    rest = "" if against is None else f", not {against}"
+    return f"{of if isinstance(of, str) else f'class {of}'}{rest}: {columns['probability']:.0%}"
 
 
 def _asked(params: AttributionParams) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.report.gallery import Gallery
+from pipeline.report.gallery import Gallery, _line
 from pipeline.report.gather import Asked, gather
 from pipeline.report.measures import measures_of
 from workers.records import row_schema
@@ -33,6 +33,21 @@ def test_measures_come_first_and_columns_that_are_empty_not_at_all() -> None:
     assert names[:3] == ["uri", "variant", "objective_gain"] and "label" not in names and "seconds" not in names
     assert values(data, "objective_gain") == [2.0, 5.0]
     assert values(data, "seed") == [str(2**62 + 1)] * 2  # as a number a browser would round it
+
+
+def test_nobody_sorts_by_hashes_or_seeds() -> None:
+    data = gallery([{"objective_last": 2.0, "shard": "a.tar", "source_sha256": "00"}])
+    sorts = {c["name"]: c["sorts"] for c in data["columns"]}
+    assert {name for name, does in sorts.items() if not does} == {"seed", "shard", "source_sha256", "unit", "round"}
+    assert sorts["uri"] and sorts["objective_gain"]
+
+
+def test_a_card_says_what_its_map_is_not_known_to_be() -> None:
+    row = {"target_name": "tabby", "target": 281, "probability": 0.87, "converged": None, "correct": None}
+    assert _line("attribution", row) == "tabby · 87 %"
+    assert _line("attribution", row | {"converged": True, "correct": True}) == "tabby · 87 %"
+    doubtful = row | {"converged": False, "correct": False}
+    assert _line("attribution", doubtful) == "tabby · 87 % · not converged · wrong label"
 
 
 def test_a_sources_own_columns_are_kept_whatever_they_are_called() -> None:

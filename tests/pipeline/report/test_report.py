@@ -17,6 +17,7 @@ from pipeline.commit import latest_rows
 from pipeline.report.report import write_report
 from pipeline.seal import DamagedError
 from pipeline.status import NoRunError
+from workers.attribution.axioms.finding import Finding
 from workers.storage import LocalStore, open_store
 
 
@@ -111,11 +112,22 @@ def test_what_an_audit_found_is_shown(attribution: tuple[Page, Path]) -> None:
         "sum <= change",
         "holds",
         "Sensitivity",
-        "broken, as it must be",
+        "fails, as it must",
         "control",
         "of a flat part",
+        "checks of the axioms hold",
     ):
         assert words in page.text
+
+
+def test_a_broken_axiom_is_seen_at_once(attribution_run: Any, tmp_path: Path) -> None:
+    run = LocalStore(shutil.copytree(attribution_run.store.root, tmp_path / "run"))
+    finding = Finding("completeness", "sum <= change", 0.3, 0.01).as_dict()
+    run.replace("audit.json", json.dumps({"findings": [finding], "images": [{}]}).encode())
+    page = report(run, tmp_path / "report")
+    assert "0 of 1 checks of the axioms hold" in page.text and "fails (!)" in page.text
+    assert "0 of 1 hold (!)" in " ".join(page.text.split())
+    assert ("tr", "alert") in [(tag, a.get("class")) for tag, a in page.tags]
 
 
 def test_a_grid_shows_each_content_in_each_style(style_run: Any, tmp_path: Path) -> None:

@@ -83,6 +83,18 @@ def test_a_lonely_pixel_still_has_a_scale():
     assert heatmap(attribution, np.zeros((300, 300, 3), np.uint8))[1] > 0
 
 
+@pytest.mark.parametrize("title", ["tabby: 87%", "a class with a very long name: " + "fox, " * 60 + "9%"])
+def test_a_title_is_written_between_the_picture_and_the_colours(title):
+    shape = (64, 224)
+    plain, scale = heatmap(*example(shape, 7))
+    picture, same = heatmap(*example(shape, 7), title=title)
+    more = len(picture) - len(plain)
+    assert same == scale and picture.shape[1] == plain.shape[1] and more >= 10
+    assert (picture[: shape[0]] == plain[: shape[0]]).all() and (picture[shape[0] + more :] == plain[shape[0] :]).all()
+    written = picture[shape[0] : shape[0] + more].max(axis=2)
+    assert written.min() < 80 and written[:, [0, -1]].min() == 255
+
+
 @pytest.mark.parametrize("shape", [(224, 224), (16, 16), (40, 500)])
 def test_the_legend_shows_the_colours_from_minus_to_plus_below_the_picture(shape):
     picture, _ = heatmap(*example(shape, 7))

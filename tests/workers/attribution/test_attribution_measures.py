@@ -101,7 +101,7 @@ def test_a_network_that_loses_its_weights_loses_its_maps(small_network, photogra
     params = AttributionParams.model_validate({})
     before = {name: value.clone() for name, value in network.state_dict().items()}
     subject = Subject(network, as_double(network), image, torch.zeros_like(image), Target(3), params, 8)
-    stages = cascade([subject])
+    stages = list(cascade([subject]))
     assert [stage.layers for stage in stages] == [1, 2, 3, 4] and stages[0].down_to == "8"
     assert abs(stages[-1].spearman) < 0.5 and stages[-1].ssim < 0.9
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())

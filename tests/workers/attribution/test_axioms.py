@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from workers.attribution.axioms import completeness, invariance, sensitivity, symmetry
-from workers.attribution.axioms.audit import audit
+from workers.attribution.axioms.audit import check_image
 from workers.attribution.axioms.deeplift import deeplift, with_rescale_rule
 from workers.attribution.axioms.finding import Finding, over_images
 from workers.attribution.axioms.rewriting import absolute, deeper
@@ -78,7 +78,7 @@ def second(image: torch.Tensor) -> torch.Tensor:
 
 
 def test_the_axioms_hold_and_every_control_fails(subject):
-    found = audit([subject])
+    found = check_image(subject)
     assert [(f.axiom, f.what, f.figure) for f in found if not f.as_expected] == []
     assert all(f.figure is not None for f in found), "all checks can be made here"
     controls = {f.axiom for f in found if f.control}
