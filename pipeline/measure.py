@@ -22,9 +22,13 @@ from pipeline.progress.monitor import Monitor
 from pipeline.progress.style import Style
 from pipeline.progress.words import by_reason, duration, per, plural, size
 from pipeline.run import Fixed, drive_elsewhere, fix, worker_resources
+from pipeline.seal import read_sealed
+from workers.assembly import Pulse
 from workers.errors import PixgradError
+from workers.layout import part_name
 from workers.records import ImageRef, Output
 from workers.storage import LocalStore, Store, open_store
+from workers.usage import Usage
 
 WARM_UP = 2
 """Outputs made before the clock starts: kernels are chosen and memory is taken with the first ones."""
@@ -38,8 +42,10 @@ class MeasureError(PixgradError):
 class Measurement:
     """What `outputs` sampled outputs took on one worker, `seconds` without its start and the first ones.
 
-    `left` outputs are to be made on `workers` workers; `bytes`: written for an output. `price`: of a worker's hour, in
-    whatever currency, None if it isn't known. `partial`: batches were too large to be filled by so few images.
+    `batches`: the shapes that were computed, as the rows have them; `memory` and `gpu_memory`: the most that the worker
+    took, and whoever is on its GPU, in bytes, None where nobody told. `left` outputs are to be made on `workers`
+    workers; `bytes`: written for an output. `price`: of a worker's hour, in whatever currency, None if it isn't known.
+    `partial`: batches were too large to be filled by so few images.
     """
 
     outputs: int
@@ -51,6 +57,9 @@ class Measurement:
     device: str
     precision: str
     partial: bool
+    batches: list[str]
+    memory: int | None
+    gpu_memory: int | None
     workers: int
     left: int
     price: float | None
@@ -78,6 +87,10 @@ class Measurement:
         yield "measured", f"{made} on {self.device}, {self.precision}{failed}"
         yield "speed", f"{per(self.rate)} a worker, which starts in {duration(self.start_seconds)}"
         yield "stages", stages
+        yield "batches", ", ".join(self.batches)
+        if self.memory:
+            on_gpu = f", {size(self.gpu_memory)} of the GPU" if self.gpu_memory else ""
+            yield "memory", f"up to {size(self.memory)} a worker{on_gpu}"
         if self.partial:
             yield "", "slower than a long run: so few images fill no batch; measure more of them"
         if not self.left:
@@ -102,6 +115,9 @@ class Measurement:
             "device": self.device,
             "precision": self.precision,
             "partial_batches": self.partial,
+            "batches": self.batches,
+            "memory_bytes": self.memory,
+            "gpu_memory_bytes": self.gpu_memory,
             "workers": self.workers,
             "outputs_left": self.left,
             "total_seconds": round(self.total_seconds, 1),
@@ -146,6 +162,9 @@ def measure(
             precision=fixed.precision,
             partial=job.config.task != "attribution"
             and count < min(fixed.batch.images or fixed.batch.most, found.outputs_left),
+            batches=_batches(store),
+            memory=max((usage.memory for usage in monitor.usages), default=None),
+            gpu_memory=max((usage.gpu_memory or 0 for usage in monitor.usages), default=0) or None,
             workers=resources.max_workers or max(1, look(resources.cpus, resources.gpus).room),
             left=found.outputs_left,
             price=price,
@@ -200,13 +219,23 @@ def _unit(number: int, outputs: Sequence[Output]) -> Unit:
 
 
 class _Stopwatch(Monitor):
-    """Tells the feed of commits, and sees how long a worker takes to start. What warms up is in no figure."""
+    """Tells the feed of commits, sees how long a worker takes to start and what it takes then.
+
+    What warms up is in no figure of time.
+    """
 
     def __init__(self, log: EventLog, shown: Display, gpus: float, feed: _TimedFeed):
         super().__init__(log, shown, gpus)
         self._feed = feed
         self._began = 0.0
         self.start_seconds = 0.0
+        self.usages: list[Usage] = []
+
+    def pulse(self, worker: str, pulse: Pulse) -> None:
+        """See `Listener`."""
+        super().pulse(worker, pulse)
+        if pulse.usage:
+            self.usages.append(pulse.usage)
 
     def event(self, name: str, **facts: Any) -> None:
         """See `Listener`."""
@@ -220,6 +249,12 @@ class _Stopwatch(Monitor):
             if facts["unit"] == 0:
                 self.tally.failures.clear()
                 self.tally.seconds.clear()
+
+
+def _batches(store: Store) -> list[str]:
+    """The shapes of the batches of the unit that was timed."""
+    shapes = read_sealed(store, part_name(0, 1), ["batch_shape"])["batch_shape"].to_pylist()
+    return sorted({shape for shape in shapes if shape})
 
 
 def _written(store: Store) -> int:

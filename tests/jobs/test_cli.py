@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -195,6 +196,8 @@ def test_a_plan_is_measured_on_sampled_outputs(pixgrad: Pixgrad, place: Path, ra
     work = 3 / found["outputs_per_second_per_worker"] / found["workers"]
     assert found["total_seconds"] == pytest.approx(found["worker_start_seconds"] + work, abs=0.1)
     assert found["cost"] == pytest.approx(found["total_seconds"] * found["workers"] / 1000, rel=0.02)
+    assert found["batches"] and all(re.fullmatch(r"1x3x\d+x\d+", shape) for shape in found["batches"])
+    assert found["memory_bytes"] > 50e6 and found["gpu_memory_bytes"] is None
     assert found["bytes_per_output"] > 5_000 and found["shares"]["compute"] > 0
     assert not (place / "run").exists()
 
