@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -98,20 +98,20 @@ def _set_up_faults() -> None:
     """Put the faults into this worker's stages. Decoding sees no names, so each image carries its own."""
     from workers import assembly, engine
 
-    decode, run = assembly.decode, engine.Engine.run
+    decode, stream = assembly.decode, engine.Engine.stream
 
     def faulty_decode(data: bytes, params: Any) -> Any:
         meet(data.decode("latin-1"), "decode")
         return decode(data, params)
 
-    def faulty_run(self: Any, items: Sequence[Any], on_step: Callable[[], None]) -> Sequence[Any]:
+    def faulty_stream(self: Any, items: Sequence[Any], on_step: Any, more: Any) -> Iterator[Any]:
         for item in items:
             meet(unquote(item.output.image.uri), "compute")
-        results = run(self, items, on_step)
-        return [_Faulty(result, unquote(item.output.image.uri)) for result, item in zip(results, items, strict=True)]
+        for lot in stream(self, items, on_step, more):
+            yield [(item, _Faulty(result, unquote(item.output.image.uri))) for item, result in lot]
 
     assembly.decode = faulty_decode
-    engine.Engine.run = faulty_run
+    engine.Engine.stream = faulty_stream
 
 
 class _Faulty:
