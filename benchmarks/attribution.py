@@ -143,9 +143,12 @@ def measure_rates(network: Network, images: Tensor, targets: Tensor, options: ar
 
 
 def measure_certified(network: Network, images: Tensor, targets: Tensor, options: argparse.Namespace) -> None:
-    """(b) until 95 % of the maps are certified, each by its own estimate; Captum by ours and by the plain change."""
+    """(b) until 95 % of the maps are certified, each by its own estimate; Captum by ours and by the plain change.
+
+    The maps alone are judged on both sides, so the sum may be as incomplete as it likes.
+    """
     began = time.perf_counter()
-    params = AttributionParams.model_validate({"tolerance": {"map": TOLERANCE, "completeness": TOLERANCE}})
+    params = AttributionParams.model_validate({"tolerance": {"map": TOLERANCE, "completeness": 1e6}})
     found = integrated_gradients(
         fast_form(network), images, targets, torch.zeros_like(images), params, batch=options.batch
     )
