@@ -206,8 +206,8 @@ MUTANTS = [
     Mutant(
         "the flight recorder lets go at once",
         "workers/recorder.py",
-        'struct.pack(f"<q{2 * len(outputs)}q", len(outputs),',
-        'struct.pack(f"<q{2 * len(outputs)}q", 0,',
+        "numbers = (len(outputs), *",
+        "numbers = (0, *",
         ("tests/workers/test_recorder.py",),
     ),
     Mutant(
@@ -220,8 +220,8 @@ MUTANTS = [
     Mutant(
         "an image that breaks the network fails its batch",
         "workers/assembly.py",
-        "                    self._run([one])",
-        "                    one[0].fail(error)",
+        "                    self._run([(one.place, one.image)])",
+        "                    one.place.fail(error)",
         (f"{ASSEMBLY}test_the_image_to_blame_fails_alone",),
     ),
     Mutant(
