@@ -18,7 +18,7 @@ from pipeline.report.words import cell, figure, image_name, image_place, share
 from workers.records import Task, reserved_columns, row_schema
 
 NOT_SHOWN = frozenset(("key", "member", "status", "error_code", "error", "transform"))
-NOT_SORTED_BY = frozenset(("seed", "shard", "shard_member", "unit", "round"))
+NOT_SORTED_BY = frozenset(("seed", "shard", "shard_member"))
 """Columns that a reader has no use to sort by; nor by hashes."""
 FILTERS = frozenset(("variant", "label", "target_name", "converged", "correct", "stop_reason"))
 MOST_FILTERS = 4

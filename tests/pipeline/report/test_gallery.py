@@ -38,7 +38,7 @@ def test_measures_come_first_and_columns_that_are_empty_not_at_all() -> None:
 def test_nobody_sorts_by_hashes_or_seeds() -> None:
     data = gallery([{"objective_last": 2.0, "shard": "a.tar", "source_sha256": "00"}])
     sorts = {c["name"]: c["sorts"] for c in data["columns"]}
-    assert {name for name, does in sorts.items() if not does} == {"seed", "shard", "source_sha256", "unit", "round"}
+    assert {name for name, does in sorts.items() if not does} == {"seed", "shard", "source_sha256"}
     assert sorts["uri"] and sorts["objective_gain"]
 
 
