@@ -15,7 +15,7 @@ from workers.storage import open_store
 
 def wait_for_parts(run: Path, count: int) -> None:
     deadline = time.monotonic() + 120
-    while len(list(run.glob("manifest/*/*.parquet"))) < count and time.monotonic() < deadline:
+    while parts(run) < count and time.monotonic() < deadline:
         time.sleep(0.05)
     assert len(list(run.glob("manifest/*/*.parquet"))) >= count
 
@@ -40,16 +40,25 @@ def test_a_stolen_claim_commits_nothing_twice(here: Any) -> None:
     assert json.loads((run / "run.json").read_text())["state"] == "complete"
 
 
+def parts(run: Path) -> int:
+    return len(list(run.glob("manifest/*/*.parquet")))
+
+
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_many_drivers_race(here: Any) -> None:
+def test_many_drivers_race(here: Any, wait_until: Any) -> None:
     source = here.images("source", [f"{i:03d}-slow@compute-{i}" for i in range(40)])
     run = here.folder / "run"
     command = here.command(source, run, unit=2)
     rounds = 2
     for _ in range(rounds):
-        racers = [command.start() for _ in range(2)]
-        time.sleep(30)
+        before, racers = parts(run), [command.start() for _ in range(2)]
+
+        def one_is_out_and_the_other_at_work() -> bool:
+            ended = [racer.poll() is not None for racer in racers]  # noqa: B023
+            return all(ended) or (any(ended) and parts(run) > before)  # noqa: B023
+
+        wait_until(one_is_out_and_the_other_at_work)
         here.silence(run)
         codes = []
         for racer in racers:
