@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -158,10 +161,28 @@ def submit(
         _follow(cluster, submission, stopping=stop)
 
 
+@contextmanager
+def _interrupted_at_once() -> Iterator[None]:
+    """Ctrl-C as an exception: asyncio makes a cancellation of it, which is lost on a task that ends at that moment."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _follow(cluster: Cluster, submission: str, *, stopping: bool) -> None:
     """Show a job's log; the process ends with the job's exit code, or with 0 once a job is stopped as asked."""
     try:
-        ending = cluster.follow(submission, lambda text: print(text, end="", flush=True))
+        with _interrupted_at_once():
+            ending = cluster.follow(submission, lambda text: print(text, end="", flush=True))
     except KeyboardInterrupt:
         err.print(f"\nThe job goes on. To follow it: {typed()}\nTo stop it:  {typed()} --stop", markup=False)
         raise typer.Exit(130) from None
