@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 sys.path.remove(str(Path(__file__).resolve().parent))  # as in benchmarks/pipeline.py
 
-from benchmarks.rules import PHOTOGRAPHS, VIEWS, lite0, view
+from benchmarks._measuring import load, row, seconds
+from benchmarks.rules import PHOTOGRAPHS, VIEWS, view
 from workers.attribution.integrate import integrated_gradients
 from workers.attribution.path import CHANGE_PER_ERROR
 from workers.attribution.precision import full_precision
@@ -39,15 +40,11 @@ TOLERANCE, SHARE = 0.05, 0.95
 FLOOR_BATCHES = (1, 2, 4, 8, 16, 32)
 
 
-def row(what: str, measured: str, goal: str = "") -> None:
-    print(f"{what:62}  {measured:44}  {goal}", flush=True)
-
-
 def main() -> int:
     """Print the table."""
     options = arguments()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = lite0().to(device)
+    network = load("efficientnet_lite0").to(device)
     views = [view(name, *each, side=options.side) for each in VIEWS for name in PHOTOGRAPHS]
     images = torch.stack(views[: options.images]).to(device).contiguous(memory_format=torch.channels_last)
     targets = predict(network, images, batch=options.batch).argmax(1)
@@ -76,15 +73,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=8 if not torch.cuda.is_available() else 64)
     parser.add_argument("--repeats", type=int, default=3)
     return parser.parse_args()
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Of one run, the device's work included."""
-    began = time.perf_counter()
-    work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
 
 
 def measure_floor(what: str, network: Network, image: Tensor) -> float:

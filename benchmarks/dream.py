@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -21,14 +20,13 @@ from torch.nn.functional import interpolate
 
 sys.path.remove(str(Path(__file__).resolve().parent))  # as in benchmarks/pipeline.py
 
+from benchmarks._measuring import load, row, seconds
 from benchmarks.rules import view
 from workers.deepdream import deepdream
-from workers.description import prepare_model
 from workers.dream_objective import StagePlan, stage_objective
 from workers.features import Network
-from workers.models import build_network
 from workers.octaves import octave_sizes
-from workers.params import DreamLayer, ModelParams, Stage
+from workers.params import DreamLayer, Stage
 
 PHOTOGRAPH = "astronaut.png"
 LAYERS = {"vgg19": "relu4_4", "efficientnet_lite0": "blocks.3"}
@@ -57,20 +55,9 @@ def arguments() -> argparse.Namespace:
 
 
 def network(name: str, layer: str, dtype: torch.dtype) -> Network:
-    prepared = prepare_model(ModelParams(name=name))
-    made = build_network(prepared.params, prepared.weights.read(), dtype=dtype)
+    made = load(name, dtype)
     made.prune([layer])
     return made
-
-
-def row(what: str, measured: str, goal: str = "") -> None:
-    print(f"{what:58}  {measured:58}  {goal}", flush=True)
-
-
-def seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 def measure_dream(name: str, layer: str, single: Network, half: Network, options: argparse.Namespace) -> None:

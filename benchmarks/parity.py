@@ -18,16 +18,15 @@ import torch
 from captum.attr import IntegratedGradients
 from torch import Tensor
 
+from benchmarks._measuring import load
 from workers.attribution.baselines import make_baselines
 from workers.attribution.integrate import integrated_gradients
 from workers.attribution.predict import predict
 from workers.codec import decode
 from workers.deepdream import deepdream
-from workers.description import prepare_model
 from workers.dream_objective import StagePlan
 from workers.features import Network
-from workers.models import build_network
-from workers.params import AttributionParams, DreamLayer, ImageParams, ModelParams, Stage, StyleParams
+from workers.params import AttributionParams, DreamLayer, ImageParams, Stage, StyleParams
 from workers.style import style_targets, stylise
 from workers.style_losses import StyleLosses, style_target
 
@@ -114,12 +113,6 @@ def photographs() -> Tensor:
     folder = files("skimage") / "data"
     pixels = np.stack([decode((folder / name).read_bytes(), params).pixels for name in PHOTOGRAPHS])
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(255)
-
-
-def load(name: str) -> Network:
-    """A network with its real weights, in fp32."""
-    prepared = prepare_model(ModelParams(name=name))
-    return build_network(prepared.params, prepared.weights.read())
 
 
 @contextmanager

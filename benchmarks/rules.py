@@ -25,12 +25,12 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torchvision import models as zoo
 
+from benchmarks._measuring import load
 from workers.attribution.integrate import integrated_gradients
 from workers.attribution.predict import predict
-from workers.description import prepare_model
 from workers.features import LOGITS, Network
-from workers.models import IMAGENET_MEAN, IMAGENET_STD, build_network
-from workers.params import AttributionParams, ModelParams
+from workers.models import IMAGENET_MEAN, IMAGENET_STD
+from workers.params import AttributionParams
 
 PHOTOGRAPHS = (
     "astronaut.png", "camera.png", "cell.png", "chelsea.png", "coffee.png", "coins.png", "grass.png", "gravel.png",
@@ -53,7 +53,7 @@ def main() -> int:
     pictures = [view(name, *each) for name in PHOTOGRAPHS for each in VIEWS][: options.images]
     images = torch.stack(pictures).contiguous(memory_format=torch.channels_last)
     networks = {
-        "EfficientNet-Lite0": lambda: lite0(),
+        "EfficientNet-Lite0": lambda: load("efficientnet_lite0"),
         "ResNet-18, briefly trained": lambda: trained(zoo.resnet18),
         "ConvNeXt-Atto, briefly trained": lambda: trained(partial(timm.create_model, "convnext_atto")),
     }
@@ -87,11 +87,6 @@ def view(name: str, share: float, place: float, side: int = SIDE) -> Tensor:
     left, top = (round((whole_length - length) * place) for whole_length in whole.size)
     square = whole.crop((left, top, left + length, top + length)).resize((side, side), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 255
-
-
-def lite0() -> Network:
-    params = ModelParams(name="efficientnet_lite0")
-    return build_network(params, prepare_model(params).weights.read())
 
 
 def trained(construct: Callable[..., nn.Module], steps: int = 60, batch: int = 24) -> Network:

@@ -25,11 +25,10 @@ from torchvision.transforms.functional import to_pil_image
 
 sys.path.remove(str(Path(__file__).resolve().parent))  # as in benchmarks/pipeline.py
 
+from benchmarks._measuring import load, row, seconds
 from benchmarks.rules import view
-from workers.description import prepare_model
 from workers.features import Network
-from workers.models import build_network
-from workers.params import Layer, ModelParams, StyleParams
+from workers.params import Layer, StyleParams
 from workers.style import StyleResult, style_targets, stylise
 from workers.style_losses import StyleLosses, style_target
 
@@ -69,20 +68,9 @@ def arguments() -> argparse.Namespace:
 
 def network(dtype: torch.dtype) -> Network:
     """VGG19, cut behind the deepest layer used."""
-    prepared = prepare_model(ModelParams(name="vgg19"))
-    made = build_network(prepared.params, prepared.weights.read(), dtype=dtype)
+    made = load("vgg19", dtype)
     made.prune(STYLE_LAYERS)
     return made
-
-
-def row(what: str, measured: str, goal: str = "") -> None:
-    print(f"{what:58}  {measured:58}  {goal}", flush=True)
-
-
-def seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 class Pair:
