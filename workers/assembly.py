@@ -340,7 +340,8 @@ class Assembly:
         """Further items of a frame for an engine with room; none once a batch of another frame is full."""
         self._receive_all()
         items = self._take_up(self._batcher.take_more(frame, most), in_hand)
-        self._recorder.hold(_indices(in_hand))
+        if items:
+            self._recorder.hold(_indices(in_hand))
         return items
 
     def _settle(self, one: _InHand, item: Item, result: Result | ImageError) -> None:

@@ -46,6 +46,7 @@ class Descent(ABC):
         self._lower = lower
         self._upper = upper
         self._fresh = ~self.done
+        self._any_fresh = True  # as the host knows without asking the device
         self._loss = start.new_zeros(len(start))
         self._before = self._loss
         self._unit = torch.ones_like(self._loss)
@@ -61,12 +62,14 @@ class Descent(ABC):
         self.iterations = self.iterations.masked_fill(rows, 0)
         self.done = self.done & ~rows
         self._fresh = self._fresh | rows
+        self._any_fresh = True
 
     def step(self, objective: Objective) -> Tensor:
         """Evaluate the objective once; whether each row's `point` is now the one just evaluated (B, bool)."""
         trial = torch.where(self._fresh[:, None], self.point, self._trial().clamp(self._lower, self._upper))
         loss, gradient = objective(trial)
-        self._unit = torch.where(self._fresh, _unit(gradient), self._unit)
+        if self._any_fresh:
+            self._unit = torch.where(self._fresh, _unit(gradient), self._unit)
         taken = self._judge(trial, loss / self._unit, gradient / self._unit[:, None])
         self._watch()
         return taken
@@ -87,6 +90,7 @@ class Descent(ABC):
             self._before = torch.where(self._fresh | due, self._loss, self._before)
         self.done = self.done | (self.iterations >= self._most)
         self._fresh = torch.zeros_like(self._fresh)
+        self._any_fresh = False
 
 
 def _unit(gradient: Tensor) -> Tensor:

@@ -137,7 +137,8 @@ def paint(
     while True:
         scale = next((scale for scale in reversed(range(1, params.scales)) if easels[scale].load >= batch), 0)
         if scale == 0:
-            easels[0].waiting += [_Work(canvas, _start(canvas, params)) for canvas in supply(batch - easels[0].load)]
+            if room := batch - easels[0].load:
+                easels[0].waiting += [_Work(canvas, _start(canvas, params)) for canvas in supply(room)]
             scale = next((scale for scale in range(params.scales) if easels[scale].load), None)
         if scale is None:
             return

@@ -27,7 +27,7 @@ from workers.attribution.paths import explain
 from workers.attribution.predict import predict
 from workers.batching import Frame
 from workers.codec import Pixels, encode_npy, encode_png
-from workers.engines.base import Engine, Read, Step, Supply
+from workers.engines.base import Engine, Read, Step, Supply, shape_of
 from workers.errors import ImageError
 from workers.features import Network
 from workers.folding import fast_form
@@ -84,7 +84,7 @@ class AttributionEngine(Engine):
         }
         found = self._explain(self._fast, pixels, chosen, params=self._params, **options)
         measured = measure(self._fast, pixels, chosen, found, self._params, **options)
-        shape = "x".join(map(str, (size, *pixels.shape[1:])))
+        shape = shape_of(size, pixels[0])
         each = zip(items, targets, zip(logits, found, measured, strict=True), strict=True)
         yield [
             (item, target if isinstance(target, ImageError) else self._result(item, target, *figures, shape))

@@ -131,9 +131,9 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)
 
 
-def shape_of(images: Tensor) -> str:
-    """A batch's shape for the rows: B x 3 x H x W as "8x3x256x256"."""
-    return "x".join(map(str, images.shape))
+def shape_of(size: int, image: Tensor) -> str:
+    """The shape of a batch of so many images for the rows: of 8, each 3 x H x W, "8x3x256x256"."""
+    return "x".join(map(str, (size, *image.shape)))
 
 
 def filled(items: Sequence[Item], size: int) -> Sequence[Item]:

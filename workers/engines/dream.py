@@ -65,7 +65,7 @@ class DreamEngine(Engine):
             on_step=on_step,
         )
         first, last = dream.objective_first.tolist(), dream.objective_last.tolist()
-        lot, shape = [], shape_of(pixels)
+        lot, shape = [], shape_of(size, pixels[0])
         for i, (item, picture) in enumerate(zip(items, to_pictures(dream.images), strict=False)):
             columns = {
                 "objective_first": first[i],

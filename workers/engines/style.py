@@ -12,7 +12,7 @@ from torch import Tensor
 from workers.assembly import Item, Lot, Result
 from workers.batching import Frame
 from workers.colors import match_colors
-from workers.engines.base import Engine, PictureResult, Read, Step, Supply, to_pictures
+from workers.engines.base import Engine, PictureResult, Read, Step, Supply, shape_of, to_pictures
 from workers.errors import ImageError
 from workers.features import Network
 from workers.octaves import style_sizes
@@ -104,7 +104,7 @@ class StyleEngine(Engine):
             "trace_iterations": [iteration for iteration, _ in painting.trace],
             "trace_loss": [loss for _, loss in painting.trace],
         }
-        return PictureResult(picture, columns, "x".join(map(str, (size, *painting.image.shape))))
+        return PictureResult(picture, columns, shape_of(size, painting.image))
 
     def _style_columns(self, style: int) -> dict[str, str]:
         """Which style it was; of a blend all, in the order of the weights."""
