@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -58,6 +55,7 @@ ORDER = (
 
 class _InOrder(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
+        """In `ORDER`."""
         return sorted(super().list_commands(ctx), key=ORDER.index)
 
 
@@ -161,27 +159,12 @@ def submit(
         _follow(cluster, submission, stopping=stop)
 
 
-@contextmanager
-def _interrupted_at_once() -> Iterator[None]:
-    """Ctrl-C as an exception: asyncio makes a cancellation of it, which is lost on a task that ends at that moment."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def _follow(cluster: Cluster, submission: str, *, stopping: bool) -> None:
     """Show a job's log; the process ends with the job's exit code, or with 0 once a job is stopped as asked."""
+    from pipeline.signals import interrupted_at_once
+
     try:
-        with _interrupted_at_once():
+        with interrupted_at_once():
             ending = cluster.follow(submission, lambda text: print(text, end="", flush=True))
     except KeyboardInterrupt:
         err.print(f"\nThe job goes on. To follow it: {typed()}\nTo stop it:  {typed()} --stop", markup=False)
@@ -377,7 +360,7 @@ def _audit(store: Store, sample: int | None, *, allow_code: bool) -> AuditRecord
     job = recall_job(store, allow_code=allow_code)
     if not isinstance(job.config.section, AttributionParams):
         raise JobError(f"{store.url} is a run of {job.config.task}; only attribution has axioms to audit.")
-    asked = job.config.section.audit or AuditParams()
+    asked = job.config.audit or AuditParams()
     return make_audit(job, asked if sample is None else asked.model_copy(update={"sample": sample}), err)
 
 
