@@ -6,7 +6,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from workers.params import AttributionParams, DeepDreamParams, ImageParams, ModelParams, Params, Section, StyleParams
+from workers.params import (
+    AttributionParams,
+    AuditParams,
+    DeepDreamParams,
+    ImageParams,
+    ModelParams,
+    Params,
+    Section,
+    StyleParams,
+)
 
 TASKS = ("deepdream", "style", "attribution")
 """The sections of which a job has exactly one."""
@@ -103,6 +112,11 @@ class JobConfig(Params):
     def section(self) -> Section:
         """The parameters of the job's algorithm."""
         return getattr(self, self.task)
+
+    @property
+    def audit(self) -> AuditParams | None:
+        """The axioms' check that is to follow the run, if the job asks for one."""
+        return self.attribution.audit if self.attribution else None
 
     def fingerprint_fields(self) -> dict[str, Any]:
         """Everything that a run must keep from its first day to its last (promise 6), as JSON values.

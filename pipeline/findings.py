@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 
 from pipeline.progress.words import plural
-from pipeline.seal import DamagedError
+from pipeline.seal import DamagedError, damage
 from workers.layout import AUDIT
 from workers.storage import MissingError, Store
 
@@ -81,6 +81,4 @@ def read_audit(store: Store) -> AuditRecord | None:
     except MissingError:
         return None
     except ValidationError as error:
-        first = error.errors()[0]
-        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise DamagedError(f"{store.url}/{AUDIT} is damaged ({reason}); audit again.") from None
+        raise DamagedError(f"{store.url}/{AUDIT} is damaged ({damage(error)}); audit again.") from None

@@ -13,7 +13,6 @@ from pipeline.progress.words import plural, size
 from workers.codec import decode
 from workers.errors import ImageError
 from workers.fetch import Fetcher
-from workers.params import AttributionParams
 from workers.records import ImageRef
 
 SAMPLE = 16
@@ -92,8 +91,8 @@ class Forecast:
         yield "model", f"{job.config.model.name}, {weights.source}"
         yield "weights", f"sha256 {weights.sha256}"
         yield "layers", ", ".join(dict.fromkeys(job.layers))
-        if audited := _images_audited(job):
-            yield "axioms", f"checked at the end on {plural(audited, 'image')}, which comes on top of the time"
+        if audit := job.config.audit:
+            yield "axioms", f"checked at the end on {plural(audit.sample, 'image')}, which comes on top of the time"
         yield "disk", f"about {size(self.disk)}" if self.disk else "not known, as no image of the sample can be read"
         yield "output", job.store.url
 
@@ -118,7 +117,7 @@ class Forecast:
             "weights": weights.source,
             "weights_sha256": weights.sha256,
             "layers": list(dict.fromkeys(job.layers)),
-            "images_audited": _images_audited(job),
+            "images_audited": job.config.audit.sample if job.config.audit else 0,
             "disk_bytes": self.disk,
             "output": job.store.url,
         }
@@ -144,11 +143,6 @@ def forecast(job: PreparedJob, refs: int = SAMPLE) -> Forecast:
         refs=kept,
         sample=_decode(job, kept[:: max(1, len(kept) // SAMPLE)]),
     )
-
-
-def _images_audited(job: PreparedJob) -> int:
-    section = job.config.section
-    return section.audit.sample if isinstance(section, AttributionParams) and section.audit else 0
 
 
 def _list(job: PreparedJob, wanted: int) -> tuple[int, int, list[ImageRef]]:

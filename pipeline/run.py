@@ -37,7 +37,7 @@ from pipeline.summary import write_summary
 from workers.actor import DeviceFacts
 from workers.errors import PixgradError
 from workers.layout import JOB
-from workers.params import AttributionParams, AuditParams
+from workers.params import AuditParams
 from workers.setup import BatchPlan, WorkerSetup
 from workers.storage import StorageError, Store
 
@@ -115,7 +115,7 @@ def run(
         return Work(0, lambda: UnitFeed(job.plan(), job.source, committed_units(job.store, 0), extend=extend))
 
     def check_axioms() -> None:
-        asked = _audit_asked(job)
+        asked = job.config.audit
         if asked and not read_audit(job.store):
             say = console.print if style not in (Style.JSON, Style.NONE) else logger.info
             say(audit(job, asked, console, style).summary)
@@ -134,11 +134,6 @@ def audit(job: PreparedJob, asked: AuditParams, console: Console, style: Style =
     setup, weights = worker_setup(job, fixed), job.model.weights
     with stop_on_signals() as stopped, shown_steps(console, style) as tell:
         return make_audit(job.store, job.plan(), setup, weights, resources, asked, tell, stopped)
-
-
-def _audit_asked(job: PreparedJob) -> AuditParams | None:
-    section = job.config.section
-    return section.audit if isinstance(section, AttributionParams) else None
 
 
 def retry(job: PreparedJob, *, job_yaml: str, console: Console, style: Style = Style.AUTO) -> Outcome:
@@ -276,7 +271,7 @@ def _begin(job: PreparedJob, fixed: Fixed, before: dict[str, Any] | None, job_ya
         "variants": list(job.variants.names),
         "source_root": job.source.root,
         "fixed": fixed.as_dict(),
-        "axioms_asked": _audit_asked(job) is not None,
+        "axioms_asked": job.config.audit is not None,
         "sessions": [*(before["sessions"] if before else []), {"began": now(), "round": round, "versions": versions()}],
     }
     job.store.replace(JOB, job_yaml.encode())

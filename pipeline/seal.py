@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from workers.errors import PixgradError, first_line
 from workers.storage import Store
@@ -61,3 +62,11 @@ def read_sealed(store: Store, name: str, columns: Sequence[str] | None = None) -
 
 def _footer(parquet: bytes) -> int:
     return len(parquet) - _TAIL - int.from_bytes(parquet[-_TAIL : -_TAIL + 4], "little")
+
+
+def damage(error: Exception) -> str:
+    """What is wrong with a record that can't be read, in a few words."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return first_line(error)

@@ -6,9 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from pipeline.seal import DamagedError
+from pipeline.seal import DamagedError, damage
 from pipeline.status import open_run
-from workers.errors import first_line
 from workers.layout import JOB, RUN
 from workers.params import ImageParams
 from workers.records import Task
@@ -99,7 +98,7 @@ def read_record(store: Store) -> RunRecord:
         _ = record.images, record.labels, record.grid_styles, record.fields["model"], record.fields[record.task]
         return record
     except (ValidationError, LookupError, TypeError) as error:
-        raise DamagedError(f"{store.url}/{RUN} is damaged ({_reason(error)}); restore it from a copy.") from None
+        raise DamagedError(f"{store.url}/{RUN} is damaged ({damage(error)}); restore it from a copy.") from None
 
 
 def read_job(store: Store) -> str:
@@ -108,10 +107,3 @@ def read_job(store: Store) -> str:
         return store.read(JOB).decode("utf-8", "replace")
     except MissingError:
         return ""
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return first_line(error)
