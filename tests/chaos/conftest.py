@@ -130,6 +130,11 @@ class Lab:
         """Retry in this process."""
         return retry(job, job_yaml=dump_job(job.config), console=Console(file=io.StringIO()))
 
+    @staticmethod
+    def parts(run: Path) -> int:
+        """How many units of a local run are committed."""
+        return len(list(run.glob("manifest/*/*.parquet")))
+
     def silence(self, run: Path) -> None:
         """Make a run's latest driver look as if it had given no sign of life for ten minutes."""
         claim = max((run / "drivers").glob("*.json"))

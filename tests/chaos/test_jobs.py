@@ -14,10 +14,6 @@ from jobs.submit import Cluster, Ending
 from workers.storage import open_store
 
 
-def parts(run: Path) -> int:
-    return len(list(run.glob("manifest/*/*.parquet")))
-
-
 def slow(here: Any, images: int) -> Path:
     """A source of pictures that take a fifth of a second each."""
     return here.images("source", [f"{i:03d}-slow@compute-{i}" for i in range(images)])
@@ -33,11 +29,11 @@ def test_a_job_is_submitted_stopped_and_goes_on_when_submitted_again(here: Any, 
     submit.arguments = ["submit", *submit.arguments[1:], "--address", head, "--shared-paths", "--set", "workers.gpus=0"]
     cluster, config = Cluster(head), load_job(here.job_file(source, run), ["workers.gpus=0"])
     submission, _ = cluster.submit(config, ["--allow-code"], shared_paths=True)
-    wait_until(lambda: parts(run) > 0)
+    wait_until(lambda: here.parts(run) > 0)
     cluster.stop(submission)
     log: list[str] = []
     assert cluster.follow(submission, log.append).exit_code == 130
-    assert "Interrupted." in "".join(log) and last_exit_code(run) == 130 and 0 < parts(run) < 15
+    assert "Interrupted." in "".join(log) and last_exit_code(run) == 130 and 0 < here.parts(run) < 15
     code, out, err = submit.run()
     assert code == 0 and "60 of 60 outputs made" in out and f"{submission[:-1]}2 is submitted" in err, out + err
     here.check("Ray job stopped", 1, source, open_store(str(run)))
@@ -59,9 +55,9 @@ def test_a_job_that_is_left_and_stopped_again_and_again(here: Any, head: str, wa
     submit = here.command(source, run)
     submit.arguments = ["submit", *submit.arguments[1:], "--address", head, "--shared-paths", "--set", "workers.gpus=0"]
     for number in range(1, stops + 1):
-        before = parts(run)
+        before = here.parts(run)
         following = submit.start()
-        wait_until(lambda: parts(run) > before)  # noqa: B023
+        wait_until(lambda: here.parts(run) > before)  # noqa: B023
         following.send_signal(signal.SIGINT)
         _, err = following.communicate(timeout=60)
         assert following.returncode == 130 and f"-{number} is submitted" in err, err

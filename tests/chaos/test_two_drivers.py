@@ -13,11 +13,11 @@ import pytest
 from workers.storage import open_store
 
 
-def wait_for_parts(run: Path, count: int) -> None:
+def wait_for_parts(here: Any, run: Path, count: int) -> None:
     deadline = time.monotonic() + 120
-    while parts(run) < count and time.monotonic() < deadline:
+    while here.parts(run) < count and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert len(list(run.glob("manifest/*/*.parquet"))) >= count
+    assert here.parts(run) >= count
 
 
 def test_a_stolen_claim_commits_nothing_twice(here: Any) -> None:
@@ -26,11 +26,11 @@ def test_a_stolen_claim_commits_nothing_twice(here: Any) -> None:
     run = here.folder / "run"
     command = here.command(source, run, unit=2)
     first = command.start()
-    wait_for_parts(run, 1)
+    wait_for_parts(here, run, 1)
     first.send_signal(signal.SIGSTOP)
     here.silence(run)
     second = command.start()
-    wait_for_parts(run, 4)
+    wait_for_parts(here, run, 4)
     first.send_signal(signal.SIGCONT)
     _, err = second.communicate(timeout=200)
     assert second.returncode == 0, err
@@ -38,10 +38,6 @@ def test_a_stolen_claim_commits_nothing_twice(here: Any) -> None:
     assert first.returncode == 5 and "taken over" in err, err
     here.check("claim stolen from a stopped driver", 1, source, open_store(str(run)))
     assert json.loads((run / "run.json").read_text())["state"] == "complete"
-
-
-def parts(run: Path) -> int:
-    return len(list(run.glob("manifest/*/*.parquet")))
 
 
 @pytest.mark.long
@@ -52,11 +48,11 @@ def test_many_drivers_race(here: Any, wait_until: Any) -> None:
     command = here.command(source, run, unit=2)
     rounds = 2
     for _ in range(rounds):
-        before, racers = parts(run), [command.start() for _ in range(2)]
+        before, racers = here.parts(run), [command.start() for _ in range(2)]
 
         def one_is_out_and_the_other_at_work() -> bool:
             ended = [racer.poll() is not None for racer in racers]  # noqa: B023
-            return all(ended) or (any(ended) and parts(run) > before)  # noqa: B023
+            return all(ended) or (any(ended) and here.parts(run) > before)  # noqa: B023
 
         wait_until(one_is_out_and_the_other_at_work)
         here.silence(run)
