@@ -3,7 +3,7 @@
     python benchmarks/gallery.py [--styles FOLDER] [--photographs FOLDER] [--size 256] [--only style-default ...]
 
 Without folders the photographs are scikit-image's, and so are the styles: a histology, a galaxy field, a wall of
-bricks. Paintings make better ones. On two CPU cores at 256 pixels a preset takes five to thirty minutes.
+bricks. Paintings make better ones; the photographs get them in turn. An hour or more on two CPU cores.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 
@@ -35,12 +36,16 @@ PHOTOGRAPHS = (
 )
 STYLES = ("ihc.png", "hubble_deep_field.jpg", "brick.png")
 
+FEWER = {"deepdream-channels": 1, "deepdream-large": 1, "style-fine": 2}
+"""Photographs of the presets that make many pictures of one, or large ones."""
+
 
 def main() -> int:
     arguments = _arguments()
     out: Path = arguments.out
-    photographs = arguments.photographs or _taken(out / "photographs", PHOTOGRAPHS)
-    styles = arguments.styles or _taken(out / "styles", STYLES)
+    packaged = Path(str(files("skimage"))) / "data"
+    photographs = arguments.photographs or _copied((packaged / name for name in PHOTOGRAPHS), out / "photographs")
+    styles = arguments.styles or _copied((packaged / name for name in STYLES), out / "styles")
     for preset in sorted(PRESETS.glob("*.yaml")):
         if preset.stem.startswith("attribution") or (arguments.only and preset.stem not in arguments.only):
             continue
@@ -56,27 +61,29 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--styles", type=Path, help="a folder of paintings")
     parser.add_argument("--photographs", type=Path, help="a folder of photographs")
-    parser.add_argument("--size", type=int, default=256, help="the pictures' shorter side")
+    parser.add_argument("--size", type=int, help="the pictures' shorter side, in place of the presets'")
     parser.add_argument("--only", nargs="*", help="names of presets")
     parser.add_argument("--out", type=Path, default=Path("runs/gallery"))
     return parser.parse_args()
 
 
-def _taken(folder: Path, names: tuple[str, ...]) -> Path:
+def _copied(pictures: Iterable[Path], folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        shutil.copy(Path(str(files("skimage"))) / "data" / name, folder)
+    for picture in pictures:
+        shutil.copy(picture, folder)
     return folder
 
 
-def _make(preset: Path, photographs: Path, styles: Path, out: Path, size: int) -> int:
+def _make(preset: Path, photographs: Path, styles: Path, out: Path, size: int | None) -> int:
     """Run a preset and draw its sheet; the exit code of what failed, else 0."""
     run = out / "runs" / preset.stem
-    a_sheet_needs_one = "channel_sheet" in preset.read_text()
-    source = sorted(photographs.iterdir())[0] if a_sheet_needs_one else photographs
-    values = {"source": source, "output": run, "images.short_side": size}
+    if count := FEWER.get(preset.stem):
+        photographs = _copied(sorted(photographs.iterdir())[:count], out / "photographs-of" / preset.stem)
+    values: dict[str, object] = {"source": photographs, "output": run}
+    if size is not None:
+        values["images.short_side"] = size
     if "\nstyle:" in preset.read_text():
-        values["style.styles"] = f"[{styles}]"
+        values |= {"style.styles": f"[{styles}]", "style.assign": "cycle"}
     settings = [argument for key, value in values.items() for argument in ("--set", f"{key}={value}")]
     sheet = out / f"{preset.stem}.jpg"
     for command in (

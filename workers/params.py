@@ -187,6 +187,9 @@ class DeepDreamParams(Params):
         return self
 
 
+Steps = Annotated[int, Field(ge=1)]
+
+
 class StyleParams(Params):
     """Neural style transfer."""
 
@@ -220,7 +223,9 @@ class StyleParams(Params):
         default=1, ge=1, le=8, description="sizes painted at, from coarse to the full one, each twice the last"
     )
     optimizer: Literal["lbfgs", "adam"] = Field(default="lbfgs", description="of each image on its own")
-    iterations: int = Field(default=300, ge=1, description="most steps of the optimiser, at each scale")
+    iterations: Steps | list[Steps] = Field(
+        default=300, description="most steps of the optimiser, at each scale; a list: one for each, the coarsest first"
+    )
     plateau: Share = Field(
         default=0.0, description="an image is done when ten steps lower its loss by less than this share; 0: never"
     )
@@ -237,6 +242,17 @@ class StyleParams(Params):
         if not (self.content_weight or self.style_weight or self.tv_weight):
             raise ValueError("content_weight, style_weight and tv_weight are all 0: there is nothing to paint")
         return self
+
+    @model_validator(mode="after")
+    def _every_scale_has_iterations(self) -> StyleParams:
+        numbers = self.iterations
+        if isinstance(numbers, list) and len(numbers) != self.scales:
+            raise ValueError(f"iterations has {len(numbers)} numbers for {self.scales} scales; give one for each")
+        return self
+
+    def iterations_at(self, scale: int) -> int:
+        """Most steps of the optimiser at a scale, the coarsest being 0."""
+        return self.iterations[scale] if isinstance(self.iterations, list) else self.iterations
 
     @model_validator(mode="after")
     def _blend_is_a_mixture(self) -> StyleParams:

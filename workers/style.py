@@ -164,11 +164,9 @@ class _Work:
         assert self.losses is not None
         content, style, total = self.losses.double().tolist()
         total_taken, trace = 0, []
-        for taken, losses in zip(map(int, self.iterations), self.traces, strict=True):
-            trace += [
-                (total_taken + mark, loss)
-                for mark, loss in zip(_marks(taken, params.iterations), losses.tolist(), strict=False)
-            ]
+        for scale, (taken, losses) in enumerate(zip(map(int, self.iterations), self.traces, strict=True)):
+            marks = _marks(taken, params.iterations_at(scale))
+            trace += [(total_taken + mark, loss) for mark, loss in zip(marks, losses.tolist(), strict=False)]
             total_taken += taken
         image = self.image
         if params.colors == "luminance":
@@ -211,7 +209,7 @@ class _Easel:
         assert self._descent is not None and self._losses is not None
         taken = self._descent.step(partial(self._evaluate, self._losses))
         self._best = torch.where(taken[:, None], self._evaluated, self._best)
-        stride = _stride(self._params.iterations)
+        stride = _stride(self._params.iterations_at(self._scale))
         mark = (self._descent.iterations + stride - 1) // stride
         self._trace.scatter_(1, mark[:, None], self._descent.loss.to(self._trace)[:, None])
         return [self._leave(place) for place in self._done.tell(self._descent.done) if self._places[place]]
@@ -231,7 +229,7 @@ class _Easel:
         start = _flatten(resize(torch.stack([work.image for work in works]), self._size).clamp(0, 1))
         new = torch.tensor([place in coming for place in range(len(works))], device=start.device)
         if self._descent is None or self._losses is None:
-            self._losses, self._descent = losses, _descent(start, self._params)
+            self._losses, self._descent = losses, _descent(start, self._params, self._scale)
             self._best = start.new_zeros(len(works), 3)
             self._trace = start.new_zeros(len(works), TRACE_POINTS + 1, dtype=torch.float32)
             self._descent.done |= ~new
@@ -257,8 +255,8 @@ class _Easel:
         return work
 
 
-def _descent(start: Tensor, params: StyleParams) -> Descent:
-    limits = {"iterations": params.iterations, "plateau": params.plateau, "lower": 0.0, "upper": 1.0}
+def _descent(start: Tensor, params: StyleParams, scale: int) -> Descent:
+    limits = {"iterations": params.iterations_at(scale), "plateau": params.plateau, "lower": 0.0, "upper": 1.0}
     if params.optimizer == "adam":
         return Adam(start, learning_rate=params.learning_rate, **limits)
     return Lbfgs(start, history=params.history, **limits)

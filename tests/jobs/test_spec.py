@@ -413,8 +413,10 @@ def test_overrides_make_what_is_missing(here):
 
 WRONG_OVERRIDES = {
     "style.iteratoins=3": f'--set style.iteratoins: unknown key, did you mean "iterations"? Known keys: {STYLE_KEYS}',
-    "style.iterations=many": f'--set style.iterations: expected {N}, not "many"',
-    "style.iterations=": f"--set style.iterations: expected {N}, not null",
+    "style.history=many": f'--set style.history: expected {N}, not "many"',
+    "style.history=": f"--set style.history: expected {N}, not null",
+    "style.iterations=0": f"--set style.iterations: expected {N} or a list of {N}, not 0",
+    "style.iterations=[300, 200]": "job.yaml:4: style: iterations has 2 numbers for 1 scales; give one for each",
     "style.style_layers.2.weight=x": '--set style.style_layers.2.weight: expected a number, not "x"',
     "style.style_layers={a: [": "--set style.style_layers: not valid YAML: expected the node content, "
     "but found '<stream end>'",

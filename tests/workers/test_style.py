@@ -343,6 +343,15 @@ def test_scales_go_from_coarse_to_fine_each_from_the_last_result(network: Networ
     check_result(result, contents, 30)
 
 
+def test_each_scale_can_have_a_number_of_iterations_of_its_own(network: Network, contents: Tensor):
+    p = params(iterations=[40, 7], scales=2)
+    targets = [style_targets(network, photograph("coffee.png", (30, 20)), p)] * 3
+    result = stylise(network, contents, targets, p, SEEDS)
+    assert result.iterations == [47] * 3
+    for trace in result.traces:
+        assert [iteration for iteration, _ in trace] == [*range(0, 41, 2), *range(40, 48)]
+
+
 def test_a_mixture_is_the_average_of_moments(network: Network):
     layers = params().style_layers or []
     pictures = [photograph(name, (16, 16)) for name in ("coffee.png", "grass.png")]
@@ -468,6 +477,7 @@ def test_weights_that_make_no_loss_are_refused():
         ({"style_weight": 1e13}, "less than or equal"),
         ({"blend": [1.0], "assign": "cycle"}, "the one style"),
         ({"blend": [0.0, 0.0]}, "all 0"),
+        ({"iterations": [10, 20]}, "2 numbers for 1 scales"),
     ):
         with pytest.raises(ValueError, match=sentence):
             params(**values)
