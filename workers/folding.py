@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 
 import torch
@@ -11,39 +11,51 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from workers.features import LOGITS, Network
 
-SAME = 1e-3
-"""How far logits may be off after folding, relative to the largest, to be those of the same function in fp32."""
+SAME, SAME_IN_BF16 = 1e-3, 5e-2
+"""How far a layer may be off after folding, relative to its largest value, to be that of the same function."""
 
 
-def fast_form(network: Network) -> Network:
-    """The network with BatchNorm folded where that is possible and its logits stay as they were; else itself.
+def fast_form(network: Network, layers: Sequence[str] = (LOGITS,)) -> Network:
+    """The network with BatchNorm folded where that is possible and `layers` stay as they were; else itself.
 
-    Gradients to the pixels take 0.6 to 0.8 of the time; maps differ by what fp32 rounds.
+    Gradients to the pixels take 0.6 to 0.8 of the time; they differ by what the network's precision rounds.
     """
     random = torch.Generator().manual_seed(0)
     side = network.input_side
     image = torch.rand(1, 3, side, side, generator=random).to(network.mean)
-    copy, count = folded(network, image)
+    copy, count = folded(network, image, layers)
     if not count:
         return network
     with torch.no_grad():
-        before, after = (each(image, [LOGITS])[LOGITS] for each in (network, copy))
-    return copy if (after - before).abs().max() <= SAME * before.abs().max() else network
+        before, after = network(image, layers), copy(image, layers)
+    most = SAME_IN_BF16 if network.dtype == torch.bfloat16 else SAME
+    return copy if all(_distance(after[name], before[name]) <= most for name in layers) else network
 
 
-def folded(network: Network, image: Tensor) -> tuple[Network, int]:
-    """BatchNorm put into the convolution before it. Gives the copy and how many there were.
+def _distance(values: Tensor, wanted: Tensor) -> float:
+    return float((values - wanted).abs().max() / wanted.abs().max())
+
+
+def folded(network: Network, image: Tensor, layers: Sequence[str] = (LOGITS,)) -> tuple[Network, int]:
+    """BatchNorm put into the convolution before it, none of `layers` being one. Gives the copy and how many there were.
 
     `image` (1 x 3 x H x W) shows which convolution's output which BatchNorm gets.
     """
     copy = deepcopy(network)
-    pairs = _pairs(copy, image)
+    pairs = _pairs(copy, image, layers)
     for path, (convolution, norm) in pairs.items():
         assert norm.running_mean is not None and norm.running_var is not None
         weight, bias = fuse_conv_bn_weights(
-            convolution.weight, convolution.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+            convolution.weight.to(norm.running_mean.dtype),
+            None if convolution.bias is None else convolution.bias.to(norm.running_mean.dtype),
+            norm.running_mean,
+            norm.running_var,
+            norm.eps,
+            norm.weight,
+            norm.bias,
         )
-        convolution.weight, convolution.bias = weight, bias
+        dtype = convolution.weight.dtype
+        convolution.weight, convolution.bias = nn.Parameter(weight.to(dtype)), nn.Parameter(bias.to(dtype))
         put_layer(copy.module, path, _rest(norm))
     return copy.requires_grad_(False), len(pairs)
 
@@ -60,8 +72,12 @@ def _rest(norm: nn.Module) -> nn.Module:
     return nn.Sequential(*rest)
 
 
-def _pairs(network: Network, image: Tensor) -> dict[str, tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """BatchNorms by path, each with the convolution whose output it gets; both are called once."""
+def _pairs(network: Network, image: Tensor, layers: Sequence[str]) -> dict[str, tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """BatchNorms by path, each with the convolution whose output it gets; both are called once and aren't looked at.
+
+    Where one of `layers` is such a convolution, or lies in such a BatchNorm, they stay.
+    """
+    wanted = {network.resolve(name) for name in layers}
     outputs: dict[int, nn.Conv2d] = {}
     kept: list[Tensor] = []  # alive, so that no other tensor gets its identity
     pairs: dict[str, tuple[nn.Conv2d, nn.BatchNorm2d]] = {}
@@ -80,15 +96,15 @@ def _pairs(network: Network, image: Tensor) -> dict[str, tuple[nn.Conv2d, nn.Bat
 
     handles = []
     for path, layer in network.module.named_modules():
-        if network.trace.calls.get(path) != 1:
+        if network.trace.calls.get(path) != 1 or any(name.startswith(f"{path}.") for name in wanted):
             continue
-        if isinstance(layer, nn.Conv2d):
+        if isinstance(layer, nn.Conv2d) and path not in wanted:
             handles.append(layer.register_forward_hook(after))
         elif isinstance(layer, nn.BatchNorm2d) and layer.track_running_stats:
             handles.append(layer.register_forward_pre_hook(before(path, layer)))
     try:
         with torch.no_grad():
-            network(image, [LOGITS])
+            network(image, layers)
     finally:
         for handle in handles:
             handle.remove()

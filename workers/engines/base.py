@@ -18,8 +18,9 @@ from workers.batching import Frame
 from workers.codec import Pixels, decode, encode_png, to_uint8
 from workers.errors import DeviceError, ImageError, ModelError, first_line
 from workers.features import Network
+from workers.folding import fast_form
 from workers.geometry import picture_params
-from workers.params import ImageParams
+from workers.params import ImageParams, Pooling
 from workers.setup import Picture, WorkerSetup
 from workers.storage import read_bytes
 
@@ -40,6 +41,14 @@ class PictureResult:
     def encode(self) -> tuple[dict[str, bytes], dict[str, Any]]:
         """As PNG."""
         return {"png": encode_png(self.pixels)}, self.columns
+
+
+def cut(network: Network, layers: Sequence[str], pooling: Pooling) -> Network:
+    """The network in its fastest form that computes `layers`, and nothing behind them. Raises ModelError."""
+    network.prune(layers)
+    if pooling == "average":
+        network.pool_by_average()
+    return fast_form(network, layers)
 
 
 class Engine(ABC):

@@ -11,7 +11,7 @@ from workers.assembly import Item, Lot
 from workers.batching import Frame
 from workers.deepdream import deepdream
 from workers.dream_objective import StagePlan, guide_features
-from workers.engines.base import Engine, PictureResult, Read, Step, Supply, filled, shape_of, to_pictures
+from workers.engines.base import Engine, PictureResult, Read, Step, Supply, cut, filled, shape_of, to_pictures
 from workers.errors import ImageError
 from workers.features import LOGITS, Network
 from workers.octaves import smallest_octave
@@ -24,12 +24,9 @@ class DreamEngine(Engine):
     """DeepDream."""
 
     def __init__(self, setup: WorkerSetup, network: Network, read: Read = read_bytes):
-        super().__init__(setup, network, read)
         assert isinstance(setup.params, DeepDreamParams)
+        super().__init__(setup, cut(network, _dream_layers(setup.params), setup.params.pooling), read)
         self._params = setup.params
-        network.prune(_dream_layers(setup.params))
-        if setup.params.pooling == "average":
-            network.pool_by_average()
         self._stages = [self._plan(stage) for stage in setup.params.stages]
 
     def _plan(self, stage: Stage) -> StagePlan:

@@ -12,7 +12,7 @@ from torch import Tensor
 from workers.assembly import Item, Lot, Result
 from workers.batching import Frame
 from workers.colors import match_colors
-from workers.engines.base import Engine, PictureResult, Read, Step, Supply, shape_of, to_pictures
+from workers.engines.base import Engine, PictureResult, Read, Step, Supply, cut, shape_of, to_pictures
 from workers.errors import ImageError
 from workers.features import Network
 from workers.octaves import style_sizes
@@ -30,13 +30,11 @@ class StyleEngine(Engine):
     """Neural style. The targets of a style are computed once and kept, the most recently used ones."""
 
     def __init__(self, setup: WorkerSetup, network: Network, read: Read = read_bytes):
-        super().__init__(setup, network, read)
         assert isinstance(setup.params, StyleParams)
         assert setup.params.content_layers and setup.params.style_layers
+        layers = [layer.name for layer in [*setup.params.content_layers, *setup.params.style_layers]]
+        super().__init__(setup, cut(network, layers, setup.params.pooling), read)
         self._params = setup.params
-        network.prune([layer.name for layer in [*setup.params.content_layers, *setup.params.style_layers]])
-        if setup.params.pooling == "average":
-            network.pool_by_average()
         kept = max(1, STYLE_CACHE_BYTES // self._target_bytes())
         self._targets = lru_cache(kept)(self._style_targets)
         self._style_pixels = lru_cache(16)(self._read_style)
