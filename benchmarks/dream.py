@@ -24,8 +24,8 @@ from benchmarks._measuring import load, row, seconds
 from benchmarks.rules import view
 from workers.deepdream import deepdream
 from workers.dream_objective import StagePlan, stage_objective
+from workers.engines.base import cut
 from workers.features import Network
-from workers.folding import fast_form
 from workers.octaves import octave_sizes
 from workers.params import DreamLayer, Stage
 
@@ -43,8 +43,9 @@ def main() -> int:
           f"{STAGE['octaves']} octaves of {STAGE['iterations']} iterations\n")  # fmt: skip
     for name, layer in LAYERS.items():
         plain, half = network(name, layer, torch.float32), network(name, layer, torch.bfloat16)
-        measure_dream(name, layer, plain, half, options)
-        measure_frames(name, layer, fast_form(half, [layer]), options)
+        fast = cut(load(name), [layer], "max", "bf16")
+        measure_dream(name, layer, plain, half, fast, options)
+        measure_frames(name, layer, fast, options)
     return 0
 
 
@@ -61,10 +62,12 @@ def network(name: str, layer: str, dtype: torch.dtype) -> Network:
     return made
 
 
-def measure_dream(name: str, layer: str, single: Network, half: Network, options: argparse.Namespace) -> None:
+def measure_dream(
+    name: str, layer: str, single: Network, half: Network, fast: Network, options: argparse.Namespace
+) -> None:
     """(a): the floor is the faster of the two precisions and of the two layouts, at the dream's own sizes."""
     image = view(PHOTOGRAPH, 1.0, 0.5, options.side)[None]
-    dreams, floors, fast = list[float](), dict[str, list[float]](), fast_form(half, [layer])
+    dreams, floors = list[float](), dict[str, list[float]]()
     for _ in range(options.repeats):
         for precision, network in (("bf16", half), ("fp32", single)):
             for layout in (torch.channels_last, torch.contiguous_format):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from workers.engines.attribution import AttributionEngine
@@ -30,7 +29,6 @@ def build_engine(setup: WorkerSetup, weights: NDArray[np.uint8], read: Read = re
         setup.model,
         weights,
         device=setup.device,
-        dtype=torch.bfloat16 if setup.precision == "bf16" else torch.float32,
         categories=setup.categories,
         allow_code=setup.allow_code,
     )

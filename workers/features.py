@@ -63,7 +63,7 @@ class Network(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
         self.trace = trace(module, input_side)
         if dtype == torch.bfloat16:
-            self._halve_weights()
+            self.halve()
 
     def forward(self, pixels: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """Activations of `layers` for `pixels` (B x 3 x H x W in [0, 1]).
@@ -134,6 +134,13 @@ class Network(nn.Module):
             parent, _, attribute = path.rpartition(".")
             setattr(self.module.get_submodule(parent), attribute, average)
 
+    def halve(self) -> None:
+        """Run under autocast to bfloat16 from now on, the weights that it would round on every call rounded once."""
+        self.dtype = torch.bfloat16
+        for child in self.module.modules():
+            if type(child) in (nn.Conv2d, nn.Linear):
+                child.to(torch.bfloat16)
+
     def _info(self, name: str, path: str) -> LayerInfo:
         shape = self.trace.shapes[path]
         is_map = len(shape) == 4 and shape[2] == shape[3]
@@ -169,12 +176,6 @@ class Network(nn.Module):
         finally:
             for handle in handles:
                 handle.remove()
-
-    def _halve_weights(self) -> None:
-        """Round once the weights that autocast would round again on every call."""
-        for child in self.module.modules():
-            if type(child) in (nn.Conv2d, nn.Linear):
-                child.to(torch.bfloat16)
 
     def _cast(self):
         return torch.autocast(self.mean.device.type, dtype=self.dtype, enabled=self.dtype == torch.bfloat16)

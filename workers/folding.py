@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 
@@ -11,14 +12,14 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from workers.features import LOGITS, Network
 
-SAME, SAME_IN_BF16 = 1e-3, 5e-2
-"""How far a layer may be off after folding, relative to its largest value, to be that of the same function."""
+SAME = 1e-3
+"""How far a layer may be off after folding, relative to its largest value, to be that of the same function in fp32."""
 
 
 def fast_form(network: Network, layers: Sequence[str] = (LOGITS,)) -> Network:
-    """The network with BatchNorm folded where that is possible and `layers` stay as they were; else itself.
+    """The fp32 network with BatchNorm folded where that is possible and `layers` stay as they were; else itself.
 
-    Gradients to the pixels take 0.6 to 0.8 of the time; they differ by what the network's precision rounds.
+    Gradients to the pixels take 0.6 to 0.8 of the time; they differ by what fp32 rounds.
     """
     random = torch.Generator().manual_seed(0)
     side = network.input_side
@@ -28,8 +29,7 @@ def fast_form(network: Network, layers: Sequence[str] = (LOGITS,)) -> Network:
         return network
     with torch.no_grad():
         before, after = network(image, layers), copy(image, layers)
-    most = SAME_IN_BF16 if network.dtype == torch.bfloat16 else SAME
-    return copy if all(_distance(after[name], before[name]) <= most for name in layers) else network
+    return copy if all(_distance(after[name], before[name]) <= SAME for name in layers) else network
 
 
 def _distance(values: Tensor, wanted: Tensor) -> float:
@@ -46,16 +46,9 @@ def folded(network: Network, image: Tensor, layers: Sequence[str] = (LOGITS,)) -
     for path, (convolution, norm) in pairs.items():
         assert norm.running_mean is not None and norm.running_var is not None
         weight, bias = fuse_conv_bn_weights(
-            convolution.weight.to(norm.running_mean.dtype),
-            None if convolution.bias is None else convolution.bias.to(norm.running_mean.dtype),
-            norm.running_mean,
-            norm.running_var,
-            norm.eps,
-            norm.weight,
-            norm.bias,
+            convolution.weight, convolution.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
-        dtype = convolution.weight.dtype
-        convolution.weight, convolution.bias = nn.Parameter(weight.to(dtype)), nn.Parameter(bias.to(dtype))
+        convolution.weight, convolution.bias = weight, bias
         put_layer(copy.module, path, _rest(norm))
     return copy.requires_grad_(False), len(pairs)
 
@@ -67,15 +60,14 @@ def put_layer(module: nn.Module, path: str, layer: nn.Module) -> None:
 
 
 def _rest(norm: nn.Module) -> nn.Module:
-    """What a norm does besides: timm's have an activation, and a dropout that is off."""
-    rest = [layer for name in ("drop", "act") if isinstance(layer := getattr(norm, name, None), nn.Module)]
-    return nn.Sequential(*rest)
+    """What a norm does besides, under the names it has there: timm's have an activation, and a dropout that is off."""
+    return nn.Sequential(OrderedDict(norm.named_children()))
 
 
 def _pairs(network: Network, image: Tensor, layers: Sequence[str]) -> dict[str, tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """BatchNorms by path, each with the convolution whose output it gets; both are called once and aren't looked at.
+    """BatchNorms by path, each with the convolution whose output it gets; both are called once.
 
-    Where one of `layers` is such a convolution, or lies in such a BatchNorm, they stay.
+    No convolution is one of `layers`.
     """
     wanted = {network.resolve(name) for name in layers}
     outputs: dict[int, nn.Conv2d] = {}
@@ -96,7 +88,7 @@ def _pairs(network: Network, image: Tensor, layers: Sequence[str]) -> dict[str, 
 
     handles = []
     for path, layer in network.module.named_modules():
-        if network.trace.calls.get(path) != 1 or any(name.startswith(f"{path}.") for name in wanted):
+        if network.trace.calls.get(path) != 1:
             continue
         if isinstance(layer, nn.Conv2d) and path not in wanted:
             handles.append(layer.register_forward_hook(after))

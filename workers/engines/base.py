@@ -43,12 +43,15 @@ class PictureResult:
         return {"png": encode_png(self.pixels)}, self.columns
 
 
-def cut(network: Network, layers: Sequence[str], pooling: Pooling) -> Network:
-    """The network in its fastest form that computes `layers`, and nothing behind them. Raises ModelError."""
+def cut(network: Network, layers: Sequence[str], pooling: Pooling, precision: str) -> Network:
+    """The fp32 network's fastest form that computes `layers` in a precision, and nothing behind. Raises ModelError."""
     network.prune(layers)
     if pooling == "average":
         network.pool_by_average()
-    return fast_form(network, layers)
+    fast = fast_form(network, layers)
+    if precision == "bf16":
+        fast.halve()
+    return fast
 
 
 class Engine(ABC):

@@ -25,7 +25,7 @@ class DreamEngine(Engine):
 
     def __init__(self, setup: WorkerSetup, network: Network, read: Read = read_bytes):
         assert isinstance(setup.params, DeepDreamParams)
-        super().__init__(setup, cut(network, _dream_layers(setup.params), setup.params.pooling), read)
+        super().__init__(setup, cut(network, _dream_layers(setup.params), setup.params.pooling, setup.precision), read)
         self._params = setup.params
         self._stages = [self._plan(stage) for stage in setup.params.stages]
 

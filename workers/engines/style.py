@@ -33,7 +33,7 @@ class StyleEngine(Engine):
         assert isinstance(setup.params, StyleParams)
         assert setup.params.content_layers and setup.params.style_layers
         layers = [layer.name for layer in [*setup.params.content_layers, *setup.params.style_layers]]
-        super().__init__(setup, cut(network, layers, setup.params.pooling), read)
+        super().__init__(setup, cut(network, layers, setup.params.pooling, setup.precision), read)
         self._params = setup.params
         kept = max(1, STYLE_CACHE_BYTES // self._target_bytes())
         self._targets = lru_cache(kept)(self._style_targets)
