@@ -27,11 +27,11 @@ from benchmarks._measuring import load, row, seconds
 from benchmarks.rules import PHOTOGRAPHS, VIEWS, view
 from workers.attribution.integrate import integrated_gradients
 from workers.attribution.path import CHANGE_PER_ERROR
-from workers.attribution.precision import full_precision
 from workers.attribution.predict import predict
 from workers.features import LOGITS, Network
 from workers.folding import fast_form
 from workers.params import AttributionParams
+from workers.precision import full_precision
 
 POINTS = 50
 """Captum's default number of points, by Gauss-Legendre quadrature."""

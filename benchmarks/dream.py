@@ -1,15 +1,15 @@
 """DeepDream beside the network's own speed: octaves, jitter and steps against the plain forward and input gradient.
 
-(a) seconds of a whole dream over those that its gradients alone take at the same sizes, and the plain gradient's rate
-in the best layout and precision, of the network as it is (a job folds BatchNorms); (b) collections of mixed frames
-beside one of equal frames, by pixels a second. VGG19 and EfficientNet-Lite0, precision as jobs have it.
+(a) seconds of a whole dream over those that its gradients alone take at the same sizes in the best layout, precision
+and form of the network, as it is or with BatchNorm folded; (b) collections of mixed frames beside one of equal frames,
+by pixels a second. VGG19 and EfficientNet-Lite0; dreams in bf16, as jobs have it where the CPU is fast at that.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -24,14 +24,17 @@ from benchmarks._measuring import load, row, seconds
 from benchmarks.rules import view
 from workers.deepdream import deepdream
 from workers.dream_objective import StagePlan, stage_objective
-from workers.engines.base import cut
 from workers.features import Network
+from workers.folding import working_form
 from workers.octaves import octave_sizes
 from workers.params import DreamLayer, Stage
 
 PHOTOGRAPH = "astronaut.png"
 LAYERS = {"vgg19": "relu4_4", "efficientnet_lite0": "blocks.3"}
 STAGE = {"octaves": 4, "octave_scale": 1.4, "iterations": 10, "jitter": 32}
+JOBS = "bf16, folded"
+"""The form of the network that a job has on a CPU which is fast at bf16."""
+
 FRAMES = ((256, 256), (192, 256), (256, 384), (320, 208))
 """Of the mixed collection; the equal one has as many images of the first."""
 
@@ -42,10 +45,13 @@ def main() -> int:
     print(f"{options.side} px, {torch.get_num_threads()} CPU threads, torch {torch.__version__}; of each dream "
           f"{STAGE['octaves']} octaves of {STAGE['iterations']} iterations\n")  # fmt: skip
     for name, layer in LAYERS.items():
-        plain, half = network(name, layer, torch.float32), network(name, layer, torch.bfloat16)
-        fast = cut(load(name), [layer], "max", "bf16")
-        measure_dream(name, layer, plain, half, fast, options)
-        measure_frames(name, layer, fast, options)
+        forms = {
+            f"{precision}{', folded' if fold else ''}": network(name, layer, precision, fold=fold)
+            for precision in ("bf16", "fp32")
+            for fold in (False, True)
+        }
+        measure_dream(name, layer, forms, options)
+        measure_frames(name, layer, forms[JOBS], options)
     return 0
 
 
@@ -56,24 +62,24 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def network(name: str, layer: str, dtype: torch.dtype) -> Network:
-    made = load(name, dtype)
+def network(name: str, layer: str, precision: str, *, fold: bool) -> Network:
+    if fold:
+        return working_form(load(name), [layer], "max", precision)
+    made = load(name, torch.bfloat16 if precision == "bf16" else torch.float32)
     made.prune([layer])
     return made
 
 
-def measure_dream(
-    name: str, layer: str, single: Network, half: Network, fast: Network, options: argparse.Namespace
-) -> None:
-    """(a): the floor is the faster of the two precisions and of the two layouts, at the dream's own sizes."""
+def measure_dream(name: str, layer: str, forms: Mapping[str, Network], options: argparse.Namespace) -> None:
+    """(a): the floor is the fastest of the network's forms and of the two layouts, at the dream's own sizes."""
     image = view(PHOTOGRAPH, 1.0, 0.5, options.side)[None]
     dreams, floors = list[float](), dict[str, list[float]]()
     for _ in range(options.repeats):
-        for precision, network in (("bf16", half), ("fp32", single)):
+        for form, network in forms.items():
             for layout in (torch.channels_last, torch.contiguous_format):
                 took = sum(gradients_alone(network, layer, image, layout))
-                floors.setdefault(f"{precision}, {str(layout).removeprefix('torch.')}", []).append(took)
-        dreams.append(seconds(partial(dream, fast, layer, image)))
+                floors.setdefault(f"{form}, {str(layout).removeprefix('torch.')}", []).append(took)
+        dreams.append(seconds(partial(dream, forms[JOBS], layer, image)))
     best = min(floors, key=lambda each: median(floors[each]))
     ratio = median(floor / took for floor, took in zip(floors[best], dreams, strict=True))
     steps = STAGE["octaves"] * STAGE["iterations"]

@@ -1,4 +1,4 @@
-"""The presets on photographs, to be looked at: every preset is run as it is, and a contact sheet of each is left.
+"""The presets on photographs, to be looked at: every preset is run, and a contact sheet of each is left.
 
     python benchmarks/gallery.py [--styles FOLDER] [--photographs FOLDER] [--size 256] [--only style-default ...]
 
@@ -36,8 +36,8 @@ PHOTOGRAPHS = (
 )
 STYLES = ("ihc.png", "hubble_deep_field.jpg", "brick.png")
 
-FEWER = {"deepdream-channels": 1, "deepdream-large": 1, "style-fine": 1}
-"""Photographs of the presets that make many pictures of one, or large ones."""
+OF_ONE = ("deepdream-channels", "deepdream-large", "style-fine")
+"""Presets that make many pictures of a photograph, or a large one: they get the first alone."""
 
 
 def main() -> int:
@@ -77,9 +77,8 @@ def _copied(pictures: Iterable[Path], folder: Path) -> Path:
 def _make(preset: Path, photographs: Path, styles: Path, out: Path, size: int | None) -> int:
     """Run a preset and draw its sheet; the exit code of what failed, else 0."""
     run = out / "runs" / preset.stem
-    if count := FEWER.get(preset.stem):
-        photographs = _copied(sorted(photographs.iterdir())[:count], out / "photographs-of" / preset.stem)
-    values: dict[str, object] = {"source": photographs, "output": run}
+    source = sorted(photographs.iterdir())[0] if preset.stem in OF_ONE else photographs
+    values: dict[str, object] = {"source": source, "output": run}
     if size is not None:
         values["images.short_side"] = size
     if "\nstyle:" in preset.read_text():

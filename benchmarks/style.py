@@ -37,11 +37,11 @@ PHOTOGRAPHS, STYLE = ("astronaut.png", "chelsea.png"), "coffee.png"
 CONTENT_LAYER, STYLE_LAYERS = "relu4_2", ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 FLOOR_BATCHES = (1, 2, 4)
 PLAIN_ITERATIONS = 500
-OURS = (([250], 1), ([60, 60, 150], 1), ([60, 100, 150, 80], 1), ([100, 200, 200, 70], 4))
+OURS = (([250], 1), ([60, 60, 150], 1), ([60, 100, 150, 80], 1), ([60, 100, 150, 80], 4), ([100, 200, 200, 70], 4))
 """Iterations at each scale, the coarsest first, and how many pictures are painted at once."""
 
 HISTORY = 30
-"""L-BFGS pairs of (b); more than thirty gain nothing."""
+"""L-BFGS pairs of (b), more than jobs have by default; more than thirty gain nothing."""
 
 
 def main() -> int:
@@ -217,7 +217,7 @@ def measure_time_to_loss(name: str, half: Network, pair: Pair, options: argparse
         curve = our_curve(half, pair, iterations, copies)
         print(f"    {iterations} iterations, {copies} at once   {curve.told()}", flush=True)
         reached = curve.reaches(wanted)
-        what = f"    {iterations} iterations, {copies} at once: time to that loss"
+        what = f"    {iterations} iterations, {copies} at once: seconds a picture"
         if reached is None:
             row(what, f"not reached in {curve.seconds[-1]:.0f} s: {min(curve.losses) / wanted:.3f} of it", "8")
         else:

@@ -35,7 +35,9 @@ AttributionPreset = Annotated[str, typer.Option(metavar="NAME", help=_PRESET.for
 Size = Annotated[int | None, typer.Option(metavar="PIXELS", help="The pictures' shorter side.")]
 Seed = Annotated[int | None, typer.Option(help="What is random follows from it.")]
 Model = Annotated[str | None, typer.Option(metavar="NAME", help="The network; `pixgrad weights list` shows some.")]
-Iterations = Annotated[int | None, typer.Option(metavar="N", help="Steps: more is stronger, and slower.")]
+Iterations = Annotated[
+    int | None, typer.Option(metavar="N", help="Steps at each octave or scale: more is stronger, and slower.")
+]
 Overwrite = Annotated[bool, flag("--overwrite", "Replace pictures, and another job's run.")]
 SaveJob = Annotated[
     Path | None, typer.Option(metavar="JOB.yaml", help="Write the job file that this amounts to, and run nothing.")

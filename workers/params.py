@@ -84,6 +84,7 @@ ClassList = Annotated[list[ClassIndex | str], Field(min_length=1)]
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Iterations = Annotated[int, Field(ge=1)]
 Pooling = Literal["max", "average"]
 Weight = Annotated[float, Field(ge=0, le=1e12)]
 """Of a loss; a larger one could make it overflow."""
@@ -187,9 +188,6 @@ class DeepDreamParams(Params):
         return self
 
 
-Steps = Annotated[int, Field(ge=1)]
-
-
 class StyleParams(Params):
     """Neural style transfer."""
 
@@ -223,7 +221,7 @@ class StyleParams(Params):
         default=1, ge=1, le=8, description="sizes painted at, from coarse to the full one, each twice the last"
     )
     optimizer: Literal["lbfgs", "adam"] = Field(default="lbfgs", description="of each image on its own")
-    iterations: Steps | list[Steps] = Field(
+    iterations: Iterations | list[Iterations] = Field(
         default=300, description="most steps of the optimiser, at each scale; a list: one for each, the coarsest first"
     )
     plateau: Share = Field(
@@ -247,12 +245,11 @@ class StyleParams(Params):
     def _every_scale_has_iterations(self) -> StyleParams:
         numbers = self.iterations
         if isinstance(numbers, list) and len(numbers) != self.scales:
-            raise ValueError(f"iterations has {len(numbers)} numbers for {self.scales} scales; give one for each")
+            raise ValueError(
+                f"iterations lists {len(numbers)} numbers and scales is {self.scales}: "
+                "list one for each scale, or give one number for all"
+            )
         return self
-
-    def iterations_at(self, scale: int) -> int:
-        """Most steps of the optimiser at a scale, the coarsest being 0."""
-        return self.iterations[scale] if isinstance(self.iterations, list) else self.iterations
 
     @model_validator(mode="after")
     def _blend_is_a_mixture(self) -> StyleParams:
@@ -261,6 +258,10 @@ class StyleParams(Params):
         if self.blend is not None and not sum(self.blend):
             raise ValueError("the weights of blend are all 0")
         return self
+
+    def iterations_at(self, scale: int) -> int:
+        """Most steps of the optimiser at a scale, the coarsest being 0."""
+        return self.iterations[scale] if isinstance(self.iterations, list) else self.iterations
 
 
 class TopK(Params):

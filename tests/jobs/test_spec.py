@@ -416,7 +416,8 @@ WRONG_OVERRIDES = {
     "style.history=many": f'--set style.history: expected {N}, not "many"',
     "style.history=": f"--set style.history: expected {N}, not null",
     "style.iterations=0": f"--set style.iterations: expected {N} or a list of {N}, not 0",
-    "style.iterations=[300, 200]": "job.yaml:4: style: iterations has 2 numbers for 1 scales; give one for each",
+    "style.iterations=[300, 200]": "job.yaml:4: style: iterations lists 2 numbers and scales is 1: "
+    "list one for each scale, or give one number for all",
     "style.style_layers.2.weight=x": '--set style.style_layers.2.weight: expected a number, not "x"',
     "style.style_layers={a: [": "--set style.style_layers: not valid YAML: expected the node content, "
     "but found '<stream end>'",

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from copy import deepcopy
+
+import pytest
 import torch
 from torch import nn
 
 from workers.description import prepare_model
 from workers.features import LOGITS, Network
-from workers.folding import fast_form
+from workers.folding import fast_form, working_form
 from workers.models import build_network
-from workers.params import ModelParams
+from workers.params import ModelParams, Pooling
 
 
 class Shared(nn.Module):
@@ -15,12 +18,17 @@ class Shared(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.convolution, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
-        self.norm.running_mean, self.norm.running_var = torch.randn(4), torch.rand(4) + 0.5
+        self.convolution, self.norm = nn.Conv2d(3, 4, 3), spread(nn.BatchNorm2d(4))
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         features = self.convolution(pixels)
         return (features + self.norm(features)).mean((2, 3))
+
+
+def spread(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
+    """With statistics of its own."""
+    norm.running_mean, norm.running_var = torch.randn(norm.num_features), torch.rand(norm.num_features) + 0.5
+    return norm
 
 
 def as_network(module: nn.Module) -> Network:
@@ -60,6 +68,56 @@ def test_layers_that_are_looked_at_stay_as_they_were() -> None:
         wanted, found = network(pixels, layers), fast(pixels, layers)
     for name in layers:
         assert (found[name] - wanted[name]).abs().max() <= 1e-4 * wanted[name].abs().max(), name
+
+
+def test_a_norm_stays_where_a_block_ends_in_the_convolution_before_it() -> None:
+    torch.manual_seed(0)
+    stem = nn.Sequential(nn.Conv2d(3, 4, 3), spread(nn.BatchNorm2d(4)), nn.ReLU(), nn.Conv2d(4, 4, 3))
+    network = as_network(nn.Sequential(stem, spread(nn.BatchNorm2d(4)), nn.ReLU()))
+    assert norms(fast_form(network, ["0", "2"])) == 1
+    assert norms(fast_form(network, ["2"])) == 0
+
+
+def test_folding_is_judged_in_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TF32 would move a layer by more than a wrong folding may."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    seen = set[bool]()
+
+    class Watched(nn.Sequential):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            seen.add(torch.backends.cudnn.allow_tf32)
+            return super().forward(input)
+
+    network = as_network(Watched(nn.Conv2d(3, 4, 3), spread(nn.BatchNorm2d(4))))
+    seen.clear()
+    assert norms(fast_form(network, ["1"])) == 0 and seen == {False}
+
+
+@pytest.mark.parametrize("pooling", ["max", "average"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_job_runs_what_its_layers_need_in_its_precision(pooling: Pooling, precision: str) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(3, 8, 3), spread(nn.BatchNorm2d(8)), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3)
+    ).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    whole = as_network(deepcopy(module))
+    if pooling == "average":
+        whole.pool_by_average()
+    form = working_form(as_network(module), ["3"], pooling, precision)
+    layers = [type(layer).__name__ for layer in form.module.children()]
+    pool = {"max": "MaxPool2d", "average": "AvgPool2d"}[pooling]
+    assert layers == ["Conv2d", "Sequential", pool, "Conv2d", "Identity"]
+    convolution, norm = whole.module.get_submodule("0"), whole.module.get_submodule("1")
+    wanted = nn.utils.fuse_conv_bn_eval(convolution, norm).weight  # pyright: ignore[reportArgumentType]
+    weight = form.module.get_submodule("0").weight
+    assert isinstance(weight, torch.Tensor) and weight.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(weight, wanted.bfloat16() if precision == "bf16" else wanted), "rounded once, after folding"
+    pixels = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        found, exact = form(pixels, ["3"])["3"], whole(pixels, ["3"])["3"]
+    most = 2e-2 if precision == "bf16" else 1e-5
+    assert found.dtype == (torch.bfloat16 if precision == "bf16" else torch.float32)
+    assert (found - exact).abs().max() <= most * exact.abs().max()
 
 
 def test_a_network_that_folding_would_change_stays_as_it_is() -> None:

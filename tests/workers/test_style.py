@@ -477,7 +477,7 @@ def test_weights_that_make_no_loss_are_refused():
         ({"style_weight": 1e13}, "less than or equal"),
         ({"blend": [1.0], "assign": "cycle"}, "the one style"),
         ({"blend": [0.0, 0.0]}, "all 0"),
-        ({"iterations": [10, 20]}, "2 numbers for 1 scales"),
+        ({"iterations": [10, 20]}, "lists 2 numbers and scales is 1"),
     ):
         with pytest.raises(ValueError, match=sentence):
             params(**values)

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from workers.attribution.objective import Target, as_target, objective
 from workers.attribution.path import Attribution, LevelSum, Plan, plan
-from workers.attribution.precision import full_precision
 from workers.attribution.rules import Quadrature
 from workers.errors import ModelError
 from workers.features import LOGITS, Network
 from workers.params import AttributionParams
+from workers.precision import full_precision
 
 
 def integrated_gradients(

@@ -11,9 +11,9 @@ from torch import Tensor
 from workers.attribution.average import Explanation
 from workers.attribution.objective import Target
 from workers.attribution.paths import explain, path_ends
-from workers.attribution.precision import full_precision
 from workers.features import LOGITS, Network
 from workers.params import AttributionParams
+from workers.precision import full_precision
 
 STEPS = 32
 """In so many equal steps all pixels are replaced."""

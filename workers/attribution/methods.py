@@ -13,9 +13,9 @@ from workers.attribution.axioms.deeplift import deeplift
 from workers.attribution.captum import captum
 from workers.attribution.objective import Target, objective
 from workers.attribution.paths import noisy_copies, path_ends
-from workers.attribution.precision import full_precision
 from workers.features import LOGITS, Network
 from workers.params import AttributionParams, GradCam, Method, Occlusion
+from workers.precision import full_precision
 
 NEED_BASELINE = ("deep_lift", "occlusion")
 """Methods that compare with a baseline; for the others that column is null."""

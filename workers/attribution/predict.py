@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from workers.attribution.precision import full_precision
 from workers.features import LOGITS, Network
+from workers.precision import full_precision
 
 
 @torch.no_grad()

@@ -18,9 +18,8 @@ from workers.batching import Frame
 from workers.codec import Pixels, decode, encode_png, to_uint8
 from workers.errors import DeviceError, ImageError, ModelError, first_line
 from workers.features import Network
-from workers.folding import fast_form
 from workers.geometry import picture_params
-from workers.params import ImageParams, Pooling
+from workers.params import ImageParams
 from workers.setup import Picture, WorkerSetup
 from workers.storage import read_bytes
 
@@ -41,17 +40,6 @@ class PictureResult:
     def encode(self) -> tuple[dict[str, bytes], dict[str, Any]]:
         """As PNG."""
         return {"png": encode_png(self.pixels)}, self.columns
-
-
-def cut(network: Network, layers: Sequence[str], pooling: Pooling, precision: str) -> Network:
-    """The fp32 network's fastest form that computes `layers` in a precision, and nothing behind. Raises ModelError."""
-    network.prune(layers)
-    if pooling == "average":
-        network.pool_by_average()
-    fast = fast_form(network, layers)
-    if precision == "bf16":
-        fast.halve()
-    return fast
 
 
 class Engine(ABC):

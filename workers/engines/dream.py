@@ -11,9 +11,10 @@ from workers.assembly import Item, Lot
 from workers.batching import Frame
 from workers.deepdream import deepdream
 from workers.dream_objective import StagePlan, guide_features
-from workers.engines.base import Engine, PictureResult, Read, Step, Supply, cut, filled, shape_of, to_pictures
+from workers.engines.base import Engine, PictureResult, Read, Step, Supply, filled, shape_of, to_pictures
 from workers.errors import ImageError
 from workers.features import LOGITS, Network
+from workers.folding import working_form
 from workers.octaves import smallest_octave
 from workers.params import DeepDreamParams, DreamLayer, Stage
 from workers.setup import WorkerSetup
@@ -25,7 +26,8 @@ class DreamEngine(Engine):
 
     def __init__(self, setup: WorkerSetup, network: Network, read: Read = read_bytes):
         assert isinstance(setup.params, DeepDreamParams)
-        super().__init__(setup, cut(network, _dream_layers(setup.params), setup.params.pooling, setup.precision), read)
+        layers, precision = _dream_layers(setup.params), setup.precision
+        super().__init__(setup, working_form(network, layers, setup.params.pooling, precision), read)
         self._params = setup.params
         self._stages = [self._plan(stage) for stage in setup.params.stages]
 

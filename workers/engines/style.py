@@ -12,9 +12,10 @@ from torch import Tensor
 from workers.assembly import Item, Lot, Result
 from workers.batching import Frame
 from workers.colors import match_colors
-from workers.engines.base import Engine, PictureResult, Read, Step, Supply, cut, shape_of, to_pictures
+from workers.engines.base import Engine, PictureResult, Read, Step, Supply, shape_of, to_pictures
 from workers.errors import ImageError
 from workers.features import Network
+from workers.folding import working_form
 from workers.octaves import style_sizes
 from workers.params import StyleParams
 from workers.setup import WorkerSetup
@@ -33,7 +34,7 @@ class StyleEngine(Engine):
         assert isinstance(setup.params, StyleParams)
         assert setup.params.content_layers and setup.params.style_layers
         layers = [layer.name for layer in [*setup.params.content_layers, *setup.params.style_layers]]
-        super().__init__(setup, cut(network, layers, setup.params.pooling, setup.precision), read)
+        super().__init__(setup, working_form(network, layers, setup.params.pooling, setup.precision), read)
         self._params = setup.params
         kept = max(1, STYLE_CACHE_BYTES // self._target_bytes())
         self._targets = lru_cache(kept)(self._style_targets)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from workers.attribution.precision import full_precision
+from workers.precision import full_precision
 
 
 def settings() -> tuple[str, bool]:
