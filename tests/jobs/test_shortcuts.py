@@ -65,12 +65,23 @@ def test_an_override_has_the_last_word() -> None:
     assert job("deepdream", {"size": 99}, "images.short_side=77").images.short_side == 77
 
 
+def test_a_preset_of_other_scales_asks_for_their_iterations() -> None:
+    """The preset lists one number a scale; one for all of them always fits."""
+    with pytest.raises(
+        JobFileError, match="lists 3 numbers and scales is 2: list one for each scale, or"
+    ):
+        job("style", STYLE, "style.scales=2")
+    styled = job("style", {**STYLE, "iterations": 7}, "style.scales=2").style
+    assert styled and (styled.iterations, styled.scales) == (7, 2)
+
+
 @pytest.mark.parametrize(
     ("task", "options", "sentence"),
     [
         ("deepdream", {"size": 5}, "^size: expected a whole number of at least 16"),
         ("deepdream", {"layers": []}, "^layers: expected a non-empty list"),
         ("style", {**STYLE, "strength": -1.0}, "^strength: expected a number"),
+        ("style", {**STYLE, "iterations": 0}, "^iterations: expected a whole number of at least 1"),
         ("attribution", {"top": 0}, "^top: .*a whole number of at least 1"),
     ],
 )
