@@ -17,6 +17,8 @@ from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 
+from PIL import Image
+
 PIXGRAD = Path(sys.executable).with_name("pixgrad")
 PRESETS = Path(str(files("jobs"))) / "presets"
 
@@ -37,7 +39,7 @@ PHOTOGRAPHS = (
 STYLES = ("ihc.png", "hubble_deep_field.jpg", "brick.png")
 
 OF_ONE = ("deepdream-channels", "deepdream-large", "style-fine")
-"""Presets that make many pictures of a photograph, or a large one: they get the first alone."""
+"""Presets that make many pictures of a photograph, or a large one: they get the largest alone."""
 
 
 def main() -> int:
@@ -74,10 +76,15 @@ def _copied(pictures: Iterable[Path], folder: Path) -> Path:
     return folder
 
 
+def _pixels(picture: Path) -> int:
+    with Image.open(picture) as image:
+        return image.width * image.height
+
+
 def _make(preset: Path, photographs: Path, styles: Path, out: Path, size: int | None) -> int:
     """Run a preset and draw its sheet; the exit code of what failed, else 0."""
     run = out / "runs" / preset.stem
-    source = sorted(photographs.iterdir())[0] if preset.stem in OF_ONE else photographs
+    source = max(photographs.iterdir(), key=_pixels) if preset.stem in OF_ONE else photographs
     values: dict[str, object] = {"source": source, "output": run}
     if size is not None:
         values["images.short_side"] = size

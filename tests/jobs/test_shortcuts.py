@@ -67,9 +67,7 @@ def test_an_override_has_the_last_word() -> None:
 
 def test_a_preset_of_other_scales_asks_for_their_iterations() -> None:
     """The preset lists one number a scale; one for all of them always fits."""
-    with pytest.raises(
-        JobFileError, match="lists 3 numbers and scales is 2: list one for each scale, or"
-    ):
+    with pytest.raises(JobFileError, match="lists 3 numbers and scales is 2: list one for each scale, or"):
         job("style", STYLE, "style.scales=2")
     styled = job("style", {**STYLE, "iterations": 7}, "style.scales=2").style
     assert styled and (styled.iterations, styled.scales) == (7, 2)
