@@ -129,7 +129,7 @@ def test_a_local_output_that_a_node_does_not_see_is_refused(here: Any) -> None:
 
 @pytest.mark.long
 def test_a_node_that_is_given_notice_gets_no_more_work(here: Any) -> None:
-    source = here.images("source", [f"{i:03d}-slow@compute-{i}" for i in range(40)])
+    source = here.images("source", [f"{i:03d}-slow@compute-{i}" for i in range(150)])
     command = here.command(source, here.folder / "run")
     script = str(Path(__file__).parent / "code" / "noticed_node.py")
     arguments = [sys.executable, script, str(here.folder / "run/events.jsonl"), *command.arguments]
