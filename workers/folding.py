@@ -93,6 +93,9 @@ def _rest(norm: nn.Module) -> nn.Module:
 
 def _pairs(network: Network, image: Tensor, layers: Sequence[str]) -> Pairs:
     """BatchNorms, each with the convolution whose output it gets and nobody looks at; both are called once."""
+    once = [(path, layer) for path, layer in network.module.named_modules() if network.trace.calls.get(path) == 1]
+    if not any(isinstance(layer, nn.BatchNorm2d) for _, layer in once):
+        return {}
     outputs: dict[int, str] = {}  # of convolutions, by identity
     kept: list[Tensor] = []  # alive, so that no other tensor gets its identity
     pairs: dict[str, str] = {}
@@ -115,9 +118,7 @@ def _pairs(network: Network, image: Tensor, layers: Sequence[str]) -> Pairs:
         outputs.pop(id(output), None)
 
     handles = []
-    for path, layer in network.module.named_modules():
-        if network.trace.calls.get(path) != 1:
-            continue
+    for path, layer in once:
         if isinstance(layer, nn.Conv2d):
             handles.append(layer.register_forward_hook(after(path)))
         elif isinstance(layer, nn.BatchNorm2d) and layer.track_running_stats:
