@@ -415,6 +415,8 @@ WRONG_OVERRIDES = {
     "style.iteratoins=3": f'--set style.iteratoins: unknown key, did you mean "iterations"? Known keys: {STYLE_KEYS}',
     "style.history=many": f'--set style.history: expected {N}, not "many"',
     "style.history=": f"--set style.history: expected {N}, not null",
+    "style.iterations=many": f'--set style.iterations: expected {N} or a list of {N}, not "many"',
+    "style.iterations=": f"--set style.iterations: expected {N} or a list of {N}, not null",
     "style.iterations=0": f"--set style.iterations: expected {N} or a list of {N}, not 0",
     "style.iterations=[300, 200]": "job.yaml:4: style: iterations lists 2 numbers and scales is 1: "
     "list one for each scale, or give one number for all",
