@@ -63,6 +63,7 @@ def arguments() -> argparse.Namespace:
 
 
 def network(name: str, layer: str, precision: str, *, fold: bool) -> Network:
+    """A network cut behind a layer, as it is or as jobs have it."""
     if fold:
         return working_form(load(name), [layer], "max", precision)
     made = load(name, torch.bfloat16 if precision == "bf16" else torch.float32)

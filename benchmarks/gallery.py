@@ -43,6 +43,7 @@ OF_ONE = ("deepdream-channels", "deepdream-large", "style-fine")
 
 
 def main() -> int:
+    """Run the presets one after the other; the exit code of the first that fails, else 0."""
     arguments = _arguments()
     out: Path = arguments.out
     packaged = Path(str(files("skimage"))) / "data"
